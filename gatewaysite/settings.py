@@ -1,0 +1,82 @@
+"""Django's settings, all from the environment (`gatewaysite.env`)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from django.core.exceptions import ImproperlyConfigured
+
+from gatewaysite import env
+from relay.live import log
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+
+try:
+    _site, RELAY = env.read(env.environment(os.environ, Path.cwd()), BASE_DIR)
+except env.SettingsError as exc:
+    raise ImproperlyConfigured(str(exc)) from None
+
+DEBUG = _site.debug
+SECRET_KEY = _site.secret_key
+ALLOWED_HOSTS = _site.allowed_hosts
+DATABASES = {"default": _site.database}
+
+ROOT_URLCONF = "gatewaysite.urls"
+ASGI_APPLICATION = "gatewaysite.asgi.application"
+INSTALLED_APPS = [
+    "relay",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    *(["demo"] if RELAY.demo else []),
+]
+# Only the admin comes this way; relayed paths have a handler of their own (relay.http.handler).
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ]
+        },
+    }
+]
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in ("UserAttributeSimilarityValidator", "MinimumLengthValidator", "CommonPasswordValidator")
+]
+
+LANGUAGE_CODE = "en"
+TIME_ZONE = "UTC"
+USE_TZ = True
+STATIC_URL = "static/"
+STATIC_ROOT = BASE_DIR / "staticfiles"
+WHITENOISE_USE_FINDERS = not STATIC_ROOT.is_dir()  # a checkout serves them from where they are; an image collects them
+
+# The scheme is the client's, as relay.entry found it out from trusted proxies; no field of a stranger decides it.
+SECURE_CONTENT_TYPE_NOSNIFF = True
+X_FRAME_OPTIONS = "DENY"
+SESSION_COOKIE_NAME = "gateway_session"
+CSRF_COOKIE_NAME = "gateway_csrf"
+SESSION_COOKIE_HTTPONLY = True
+SESSION_COOKIE_SAMESITE = "Lax"
+
+LOGGING = log.config(RELAY.log_format, RELAY.log_level)

@@ -1,0 +1,163 @@
+"""May they, and where to? The only place that lets anyone in, for HTTP and WebSocket alike. Pure.
+
+The order is the contract's (section 4): path, route, origin, identity, role, backend.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+
+from relay.identity.model import Identification, Identity
+from relay.refusals import Refusal
+from relay.routing import paths
+from relay.routing.snapshot import DEFAULT_PORTS, Backend, Match, Route, Snapshot, normalise_origin
+from relay.typing import Kind
+
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+"""They change nothing (RFC 9110 §9.2.1), so a cross-site request may carry a cookie with them."""
+
+NEVER = frozenset({"TRACE", "CONNECT"})
+"""They would show the backend's view of the request to a script, or make the gateway an open relay."""
+
+_ORIGINS_COMPARED = 200  # for the nearest one in a log line; a stranger decides how often it is written
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What a request or handshake wants.
+
+    Attributes:
+        path: Percent-decoded once.
+        raw_path: As it was sent, without the query.
+        origin: The ``Origin`` field's value, None if none was sent. Several are joined, and so never allowed.
+        host: The request's own host, ``host[:port]``, as the client knows it.
+    """
+
+    kind: Kind
+    method: str
+    path: str
+    raw_path: bytes
+    origin: str | None
+    host: str
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Where a request goes, and for whom.
+
+    Attributes:
+        identity: None on a public route without a token that counts.
+        target: The raw path for the backend, without the prefix of its url.
+    """
+
+    route: Route
+    backend: Backend
+    identity: Identity | None
+    target: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Denied:
+    """A refusal, and the route it was refused on, for the log and for ``refuse_with``; None before there is one."""
+
+    refusal: Refusal
+    route: Route | None = None
+
+
+def decide(ask: Ask, snapshot: Snapshot, who: Identification) -> Grant | Denied:
+    """Judge a request by one configuration; whatever is not granted is denied."""
+    match = find_route(ask, snapshot)
+    if isinstance(match, Refusal):
+        return Denied(match)
+    route = match.route
+    if ask.kind == "websocket" and ask.origin is not None and not snapshot.allows(ask.origin):
+        return Denied(origin_refused(ask.origin, snapshot), route)
+    identity, refusal = _identity(ask, snapshot, who)
+    if route.access == "public":
+        refusal = None
+    elif refusal is None:
+        refusal = _role(route, identity)
+    if refusal is not None:
+        return Denied(refusal, route)
+    backend = snapshot.backends.get(route.backend)
+    if backend is None or not backend.enabled:
+        return Denied(Refusal("backend_disabled", f"backend {route.backend} is disabled"), route)
+    return Grant(route, backend, identity, match.target(ask.raw_path))
+
+
+def find_route(ask: Ask, snapshot: Snapshot) -> Match | Refusal:
+    """The route of a path that can be read in one way only, as far as it matters."""
+    if wrong := paths.check(ask.raw_path):
+        return Refusal("bad_path", f"the path has {wrong}" if not wrong.startswith("the ") else wrong)
+    match = snapshot.match(ask.kind, ask.method, ask.path)
+    for reading in paths.readings(ask.path):
+        other = snapshot.match(ask.kind, ask.method, reading)
+        if other is not None and (match is None or other.route != match.route):
+            here = match.route.path if match else "no route"
+            return Refusal(
+                "bad_path", f"the path matches {here}, but a backend could read {reading!r}: {other.route.path}"
+            )
+    return match or Refusal("no_route", f"no {ask.kind} route matches {ask.method} {ask.path}")
+
+
+def cross_site(ask: Ask, snapshot: Snapshot, who: Identification) -> Refusal | None:
+    """Refuse what another site made the browser send along with the user's cookie.
+
+    WebSocket: only browsers send cookies by themselves, and they always send ``Origin`` (RFC 6455 §10.2). HTTP: an
+    unsafe method from an origin that is neither on the list nor the request's own host; the scheme is not compared, as
+    TLS may end before us.
+    """
+    if who.place != "cookie":
+        return None
+    if ask.kind == "websocket":
+        if ask.origin is None:
+            return Refusal("origin_not_allowed", "the token came from a cookie, and there is no Origin")
+        return None  # an Origin that was sent has been compared already
+    if (
+        ask.method in SAFE_METHODS
+        or ask.origin is None
+        or snapshot.allows(ask.origin)
+        or same_host(ask.origin, ask.host)
+    ):
+        return None
+    return origin_refused(ask.origin, snapshot)
+
+
+def same_host(origin: str, host: str) -> bool:
+    """Whether an origin is of that ``host[:port]``; the default ports of both schemes count as none."""
+    normal = normalise_origin(origin)
+    if normal is None or not host:
+        return False
+    scheme, _, authority = normal.partition("://")
+    return scheme in DEFAULT_PORTS and _without_default_port(authority) == _without_default_port(host.lower())
+
+
+def origin_refused(origin: str, snapshot: Snapshot) -> Refusal:
+    """A refusal whose detail names the origin and the nearest one on the list."""
+    known = [o.origin for o in snapshot.origins if o.enabled][:_ORIGINS_COMPARED]
+    shown = origin[:200]
+    near = difflib.get_close_matches(shown, known, 1)
+    hint = f"nearest: {near[0]}" if near else f"it has {len(known)}" if known else "it is empty"
+    return Refusal("origin_not_allowed", f"origin {shown} is not on the list; {hint}")
+
+
+def _identity(ask: Ask, snapshot: Snapshot, who: Identification) -> tuple[Identity | None, Refusal | None]:
+    if who.identity is None:
+        return None, Refusal(who.code, who.detail)
+    if refusal := cross_site(ask, snapshot, who):
+        return None, refusal
+    return who.identity, None
+
+
+def _role(route: Route, identity: Identity | None) -> Refusal | None:
+    if route.access != "roles" or (identity is not None and not set(route.roles).isdisjoint(identity.roles)):
+        return None
+    has = ", ".join(identity.roles) if identity is not None else ""
+    return Refusal(
+        "role_required", f"the token's role is {has or 'empty'}; {route.path} wants {' or '.join(route.roles)}"
+    )
+
+
+def _without_default_port(authority: str) -> str:
+    return authority.removesuffix(":80").removesuffix(":443")

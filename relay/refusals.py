@@ -1,0 +1,175 @@
+"""Why a client does not get through: the codes of the contract, section 4, in one table.
+
+HTTP answers, refused handshakes, close codes, log lines and metrics all read it, so that they can't disagree::
+
+    BackendError            the backend's fault; str() is the exact cause, for the log
+    ├── BackendUnreachable  502 / 4502  backend_unreachable     no connection: name, TCP or TLS
+    ├── BackendRefused      502 / 4502  backend_refused         a handshake got an answer that is no valid 101
+    ├── BackendProtocolError 502 / 4502 backend_protocol_error  connected, but no valid answer
+    ├── BackendTimeout      504 / 4504  backend_timeout         a limit of ours passed (RFC 9110 §15.6.5)
+    └── NoHealthyBackend    503 / 4503  no_healthy_backend      every url is out by its health path
+
+A `Refusal` is a value: pure functions return it, and `BackendError.refusal` gives the one that belongs to it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from relay.typing import RawHeaders
+
+
+@dataclass(frozen=True, slots=True)
+class RefusalKind:
+    """One row of the contract's table.
+
+    Attributes:
+        status: Of the HTTP response or of the refused handshake.
+        close_code: Sent instead of the status with ``refuse_with = "close"``; None: always the status.
+        sentence: What the client reads; it never names a backend's address.
+        retry_after: Seconds for ``Retry-After`` where the refusal itself knows none better.
+    """
+
+    status: int
+    close_code: int | None
+    sentence: str
+    retry_after: int | None = None
+
+
+KINDS = MappingProxyType(
+    {
+        "bad_path": RefusalKind(400, None, "The path is ambiguous: it could be read as another path."),
+        "bad_request": RefusalKind(400, None, "The request is malformed."),
+        "no_token": RefusalKind(401, 4401, "A token is needed here, and none was sent."),
+        "invalid_token": RefusalKind(401, 4401, "The token is not valid."),
+        "expired_token": RefusalKind(401, 4401, "The token has expired."),
+        "revoked_token": RefusalKind(401, 4401, "The token has been revoked."),
+        "ambiguous_token": RefusalKind(401, 4401, "Two different valid tokens were sent; send one."),
+        "invalid_ticket": RefusalKind(401, 4401, "The ticket is unknown, used, expired or for another path or origin."),
+        "origin_not_allowed": RefusalKind(403, 4403, "This origin is not allowed."),
+        "role_required": RefusalKind(403, 4403, "Your role does not allow this."),
+        "no_route": RefusalKind(404, None, "There is nothing at this path."),
+        "method_not_allowed": RefusalKind(405, None, "This method is never allowed here."),
+        "body_too_large": RefusalKind(413, None, "The request body is larger than this route takes."),
+        "rate_limited": RefusalKind(429, 4429, "Too many requests; try again later.", 1),
+        "too_many_connections": RefusalKind(429, 4429, "You have too many open connections here.", 5),
+        "internal_error": RefusalKind(500, None, "The gateway failed; its log says why."),
+        "backend_unreachable": RefusalKind(502, 4502, "The service can't be reached."),
+        "backend_refused": RefusalKind(502, 4502, "The service refused the WebSocket."),
+        "backend_protocol_error": RefusalKind(502, 4502, "The service gave no valid answer."),
+        "draining": RefusalKind(503, None, "The gateway is restarting; try again.", 1),
+        "backend_disabled": RefusalKind(503, 4503, "The service is switched off.", 30),
+        "no_healthy_backend": RefusalKind(503, 4503, "The service is not healthy right now.", 2),
+        "backend_timeout": RefusalKind(504, 4504, "The service took too long."),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why this request goes no further.
+
+    Attributes:
+        code: A key of `KINDS`.
+        detail: For the log only: what was compared with what. Never a token, ticket or cookie value.
+        retry_after: Seconds, where they are known better than the kind's own.
+    """
+
+    code: str
+    detail: str = ""
+    retry_after: int | None = None
+
+    @property
+    def status(self) -> int:
+        return KINDS[self.code].status
+
+    @property
+    def close_code(self) -> int | None:
+        return KINDS[self.code].close_code
+
+    @property
+    def sentence(self) -> str:
+        return KINDS[self.code].sentence
+
+    def body(self, request_id: str) -> bytes:
+        """The JSON that every refused client reads."""
+        shape = {"success": False, "error": self.sentence, "code": self.code, "request_id": request_id}
+        return json.dumps(shape, separators=(", ", ": ")).encode()
+
+    def headers(self, request_id: str, body: bytes) -> RawHeaders:
+        """Fields of the refusing response; ``WWW-Authenticate`` as RFC 6750 §3 wants it on a 401."""
+        fields = [
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(body)),
+            (b"x-request-id", request_id.encode()),
+            (b"cache-control", b"no-store"),
+        ]
+        if self.status == 401:
+            fields.append((b"www-authenticate", b"Bearer"))
+        retry_after = self.retry_after or KINDS[self.code].retry_after
+        if retry_after is not None:
+            fields.append((b"retry-after", b"%d" % retry_after))
+        return fields
+
+
+class BackendError(Exception):
+    """A backend did not do its part.
+
+    Attributes:
+        backend: Name of the backend, as configured.
+        detail: The exact cause, for the log; it may name addresses.
+        phase: ``resolve``, ``connect``, ``tls``, ``handshake``, ``head`` or ``body``; empty where it says nothing.
+    """
+
+    code = "backend_protocol_error"
+
+    def __init__(self, backend: str, detail: str, phase: str = "") -> None:
+        super().__init__(backend, detail, phase)
+        self.backend, self.detail, self.phase = backend, detail, phase
+
+    def __str__(self) -> str:
+        return self.detail
+
+    @property
+    def refusal(self) -> Refusal:
+        return Refusal(self.code, self.detail)
+
+
+class BackendUnreachable(BackendError):
+    """No connection: the name was not found, TCP was refused or reset, or TLS failed."""
+
+    code = "backend_unreachable"
+
+
+class BackendTimeout(BackendError):
+    """The backend didn't finish a phase within its limit."""
+
+    code = "backend_timeout"
+
+
+class BackendProtocolError(BackendError):
+    """Connected, but cut, reset or garbage where an answer should have been."""
+
+    code = "backend_protocol_error"
+
+
+class BackendRefused(BackendError):
+    """A handshake got a complete HTTP answer that is not a valid 101.
+
+    Attributes:
+        status: Of that answer.
+    """
+
+    code = "backend_refused"
+
+    def __init__(self, backend: str, detail: str, phase: str = "handshake", status: int = 0) -> None:
+        super().__init__(backend, detail, phase)
+        self.status = status
+
+
+class NoHealthyBackend(BackendError):
+    """Every url of the backend is out by its health path."""
+
+    code = "no_healthy_backend"
