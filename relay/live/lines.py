@@ -1,0 +1,175 @@
+"""From a log record to one line on stdout: JSON for machines, or a short text for people at a terminal.
+
+An event of ours (`EVENTS`) becomes a line of its fields; any other record, whoever wrote it, becomes the event ``log``
+with ``logger``, ``message`` and, where there is one, ``exception``. No value can end a line early or start another
+one: JSON is written in ASCII with every control character escaped, and the console's text escapes them likewise.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import re
+import sys
+import time
+from collections.abc import Iterable
+from typing import TextIO
+
+from relay.live.masking import Masker, suspects
+
+EVENTS = frozenset(
+    {
+        "http.request",
+        "http.refused",
+        "ws.open",
+        "ws.close",
+        "ws.refused",
+        "backend.error",
+        "config.changed",
+        "config.stale",
+        "auth.revoked",
+        "server.start",
+        "server.drain",
+    }
+)
+"""The contract's, section 9. A record of one has a `fields` mapping."""
+
+_encode = json.JSONEncoder(separators=(",", ":"), default=str).encode
+
+
+def fields_of(record: logging.LogRecord) -> dict[str, object]:
+    """``event`` and the fields of a record; None values are left out."""
+    fields: dict[str, object]
+    if record.msg in EVENTS:
+        fields = {"event": record.msg}
+        for key, value in record.__dict__["fields"].items():
+            if value is not None:
+                fields[key] = value
+    else:
+        fields = {"event": "log", "logger": record.name, "message": record.getMessage()}
+    if record.exc_info and record.exc_info[0] is not None:
+        fields["exception"] = logging.Formatter().formatException(record.exc_info)
+    return fields
+
+
+def masked(fields: dict[str, object], masker: Masker) -> dict[str, object]:
+    """The same fields without secrets; what is neither text nor number becomes text first."""
+    return {key: value if isinstance(value, int | float) else masker.text(str(value)) for key, value in fields.items()}
+
+
+class JsonFormatter(logging.Formatter):
+    """``{"time": …, "level": …, "event": …, …}``; the time is RFC 3339 in UTC, to the millisecond.
+
+    Args:
+        secret_names: The configured cookie and query parameter, beside the names that are always masked.
+    """
+
+    def __init__(self, secret_names: Iterable[str] = ()) -> None:
+        super().__init__()
+        self._masker = Masker(secret_names)
+        self._second, self._text = 0, ""
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = {"time": self._time(record.created), "level": record.levelname, **fields_of(record)}
+        line = _encode(fields)
+        return _encode(masked(fields, self._masker)) if suspects(line) else line
+
+    def _time(self, created: float) -> str:
+        second = int(created)
+        if second != self._second:
+            self._second, self._text = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        return f"{self._text}.{int((created - second) * 1000):03d}Z"
+
+
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_PLAIN = re.compile(r"[^\s\"=]+")
+_HEADLINE = ("code", "status", "close_code", "method", "path")
+_COLOURS = {"WARNING": "\x1b[33m", "ERROR": "\x1b[31m", "CRITICAL": "\x1b[31;1m"}
+_RESET = "\x1b[0m"
+
+
+class ConsoleFormatter(logging.Formatter):
+    """``12:00:01.123 ws.refused origin_not_allowed /ws client=… detail="…"``, in local time.
+
+    Args:
+        secret_names: As in `JsonFormatter`.
+        colours: Mark warnings and errors by terminal colours.
+    """
+
+    def __init__(self, secret_names: Iterable[str] = (), *, colours: bool = False) -> None:
+        super().__init__()
+        self._masker = Masker(secret_names)
+        self._colours = colours
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = masked(fields_of(record), self._masker)
+        exception = str(fields.pop("exception", ""))
+        event = str(fields.pop("event"))
+        if event == "log":
+            said = f"{record.levelname} {fields['logger']}: {_printable(str(fields['message']))}"
+        else:
+            headline = [_printable(str(fields.pop(key))) for key in _HEADLINE if key in fields]
+            said = " ".join([event, *headline, *(f"{key}={_value(value)}" for key, value in fields.items())])
+        colour = _COLOURS.get(record.levelname, "") if self._colours else ""
+        stamp = time.strftime("%H:%M:%S", time.localtime(record.created))
+        line = f"{stamp}.{int(record.created % 1 * 1000):03d} {colour}{said}{_RESET if colour else ''}"
+        return "\n".join([line, *(f"    | {_printable(part)}" for part in exception.splitlines())])
+
+
+def _value(value: object) -> str:
+    text = _printable(str(value))
+    return text if _PLAIN.fullmatch(text) else json.dumps(text, ensure_ascii=False)
+
+
+def _printable(text: str) -> str:
+    """The text with what could move a terminal's cursor, end a line or turn the reading direction made visible."""
+    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+class StdoutHandler(logging.Handler):
+    """Writes each line at once to the stdout of the moment, and outlives it.
+
+    A full pipe makes the writer wait, as it does any program's: no line is lost. A stdout that is gone is told once on
+    stderr, and never fails the request that wanted to log.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._told = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            line = self.format(record) + "\n"
+        except Exception:  # a field that can't be formatted is a bug of ours: the line is lost, the request isn't
+            self.handleError(record)
+            return
+        stream = sys.stdout
+        try:
+            _write(stream, line)
+        except (OSError, ValueError, AttributeError) as exc:  # ValueError: it is closed; AttributeError: there is none
+            self._lose(stream, exc)
+
+    def _lose(self, stream: TextIO, exc: Exception) -> None:
+        """Say once that stdout is gone. A broken pipe gives way to /dev/null, or Python would exit with 120 over it."""
+        if isinstance(exc, BrokenPipeError):
+            nothing = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nothing, stream.fileno())
+            os.close(nothing)
+        if not self._told and sys.stderr is not None:
+            self._told = True
+            with contextlib.suppress(OSError, ValueError):
+                sys.stderr.write(f"stdout can't be written, log lines are lost: {exc}\n")
+
+
+def _write(stream: TextIO, line: str) -> None:
+    try:
+        stream.write(line)
+        stream.flush()
+    except UnicodeEncodeError:  # a terminal that isn't UTF-8
+        stream.write(line.encode("ascii", "backslashreplace").decode())
+        stream.flush()
+    except BlockingIOError:  # who shares our end of the pipe made it non-blocking; the line waits in the buffer
+        os.set_blocking(stream.fileno(), True)
+        stream.flush()

@@ -1,0 +1,345 @@
+"""What the log says: one line per event, the same fields everywhere (contract, section 9).
+
+====================  =======  ==========================================================================
+event                 level    when
+====================  =======  ==========================================================================
+``http.request``      INFO     a request was answered, by the backend or by a page of ours
+``http.refused``      INFO     a request got no further; WARNING where the status is 5xx
+``ws.open``           INFO     a WebSocket was accepted
+``ws.close``          INFO     it ended: the story of its life
+``ws.refused``        INFO     a handshake got no further; WARNING where the status is 5xx
+``backend.error``     WARNING  a backend failed: the exact cause
+``config.changed``    INFO     another configuration is in force
+``config.stale``      WARNING  the database can't be read: the last good configuration stays in force
+``auth.revoked``      INFO     a token or a user was revoked
+``server.start``      INFO     the server listens
+``server.drain``      INFO     the server stops taking work
+``log``               any      what anything else wrote
+====================  =======  ==========================================================================
+
+Durations are given in seconds and logged as milliseconds. A field that is None is left out. Paths are logged without
+their query. None of these functions takes a token, a ticket or a cookie; `relay.live.masking` guards the rest.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from relay.typing import ClosedBy
+
+logger = logging.getLogger("relay")
+
+_QUIET = {
+    # What they write at DEBUG, and some at INFO, are payloads, headers and SQL with its parameters.
+    "websockets": "WARNING",
+    "asyncio": "WARNING",
+    "django.db": "WARNING",
+    "django.request": "ERROR",  # its WARNING repeats our own line of a 4xx answer
+    "django.channels.server": "WARNING",
+    "daphne": "WARNING",
+    "twisted": "WARNING",
+    "redis": "WARNING",
+    "channels_redis": "WARNING",
+    "urllib3": "WARNING",
+}
+
+
+def configure(log_format: str, log_level: str, secret_names: Iterable[str] = ()) -> dict[str, Any]:
+    """Django's ``LOGGING``.
+
+    Args:
+        log_format: ``json`` or ``console``; empty: ``console`` on a terminal.
+        log_level: Least level that is written; the loggers in `_QUIET` keep theirs where it is higher.
+        secret_names: The configured cookie and query parameter, masked wherever they show.
+    """
+    terminal = _on_a_terminal()
+    console = log_format == "console" or (not log_format and terminal)
+    formatter: dict[str, Any] = {"()": "relay.live.lines.JsonFormatter", "secret_names": tuple(secret_names)}
+    if console:
+        formatter |= {"()": "relay.live.lines.ConsoleFormatter", "colours": terminal}
+    numbers = logging.getLevelNamesMapping()
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {"line": formatter},
+        "handlers": {"stdout": {"class": "relay.live.lines.StdoutHandler", "formatter": "line"}},
+        "root": {"handlers": ["stdout"], "level": log_level},
+        "loggers": {
+            # Django gives this one handlers of its own, which would write every record a second time.
+            "django": {"handlers": [], "level": log_level, "propagate": True},
+            "django.server": {"handlers": [], "level": log_level, "propagate": True},
+            **{name: {"level": max(least, log_level, key=numbers.__getitem__)} for name, least in _QUIET.items()},
+        },
+    }
+
+
+def http_request(
+    *,
+    request_id: str,
+    client: str,
+    method: str,
+    path: str,
+    status: int,
+    duration: float,
+    user_id: str | None = None,
+    route: str | None = None,
+    backend: str | None = None,
+    bytes_to_backend: int = 0,
+    bytes_to_client: int = 0,
+) -> None:
+    """``http.request``: the whole answer went out, or broke off.
+
+    Args:
+        duration: Seconds from the request's head to the end of the answer.
+        bytes_to_backend: Of the request's body.
+        bytes_to_client: Of the response's body.
+    """
+    if logger.isEnabledFor(logging.INFO):
+        _event(
+            logging.INFO,
+            "http.request",
+            request_id=request_id,
+            client=client,
+            user_id=user_id,
+            method=method,
+            path=_without_query(path),
+            route=route,
+            backend=backend,
+            status=status,
+            duration_ms=_milliseconds(duration),
+            bytes_to_backend=bytes_to_backend,
+            bytes_to_client=bytes_to_client,
+        )
+
+
+def http_refused(
+    *,
+    request_id: str,
+    client: str,
+    method: str,
+    path: str,
+    status: int,
+    code: str,
+    detail: str,
+    duration: float,
+    user_id: str | None = None,
+    route: str | None = None,
+    backend: str | None = None,
+) -> None:
+    """``http.refused``: a request got no further; `detail` says what was compared with what."""
+    level = _level_of(status)
+    if logger.isEnabledFor(level):
+        _event(
+            level,
+            "http.refused",
+            request_id=request_id,
+            client=client,
+            user_id=user_id,
+            method=method,
+            path=_without_query(path),
+            route=route,
+            backend=backend,
+            status=status,
+            code=code,
+            detail=detail,
+            duration_ms=_milliseconds(duration),
+        )
+
+
+def ws_open(
+    *,
+    request_id: str,
+    client: str,
+    path: str,
+    route: str,
+    backend: str,
+    duration: float,
+    user_id: str | None = None,
+    origin: str | None = None,
+    subprotocol: str | None = None,
+) -> None:
+    """``ws.open``: a WebSocket was accepted; `duration` is that of the handshake, the backend's included."""
+    if logger.isEnabledFor(logging.INFO):
+        _event(
+            logging.INFO,
+            "ws.open",
+            request_id=request_id,
+            client=client,
+            user_id=user_id,
+            path=_without_query(path),
+            route=route,
+            backend=backend,
+            origin=origin,
+            subprotocol=subprotocol,
+            duration_ms=_milliseconds(duration),
+        )
+
+
+def ws_close(
+    *,
+    request_id: str,
+    client: str,
+    route: str,
+    backend: str,
+    close_code: int,
+    closed_by: ClosedBy,
+    duration: float,
+    messages_to_backend: int,
+    messages_to_client: int,
+    bytes_to_backend: int,
+    bytes_to_client: int,
+    user_id: str | None = None,
+    reason: str | None = None,
+    detail: str | None = None,
+) -> None:
+    """``ws.close``: a WebSocket ended.
+
+    Args:
+        close_code: Of the side that ended it; 1005: a close frame without a code, 1006: none at all (RFC 6455 §7.4.1).
+        reason: Of the close frame.
+        detail: What happened, where the code alone doesn't say it.
+    """
+    if logger.isEnabledFor(logging.INFO):
+        _event(
+            logging.INFO,
+            "ws.close",
+            request_id=request_id,
+            client=client,
+            user_id=user_id,
+            route=route,
+            backend=backend,
+            close_code=close_code,
+            closed_by=closed_by,
+            reason=reason or None,
+            detail=detail or None,
+            duration_ms=_milliseconds(duration),
+            messages_to_backend=messages_to_backend,
+            messages_to_client=messages_to_client,
+            bytes_to_backend=bytes_to_backend,
+            bytes_to_client=bytes_to_client,
+        )
+
+
+def ws_refused(
+    *,
+    request_id: str,
+    client: str,
+    path: str,
+    status: int,
+    code: str,
+    detail: str,
+    duration: float,
+    close_code: int | None = None,
+    user_id: str | None = None,
+    route: str | None = None,
+    backend: str | None = None,
+) -> None:
+    """``ws.refused``: a handshake got no further; with `close_code` it was accepted and closed instead."""
+    level = _level_of(status)
+    if logger.isEnabledFor(level):
+        _event(
+            level,
+            "ws.refused",
+            request_id=request_id,
+            client=client,
+            user_id=user_id,
+            path=_without_query(path),
+            route=route,
+            backend=backend,
+            status=status,
+            close_code=close_code,
+            code=code,
+            detail=detail,
+            duration_ms=_milliseconds(duration),
+        )
+
+
+def backend_error(
+    *,
+    backend: str,
+    code: str,
+    detail: str,
+    phase: str = "",
+    request_id: str | None = None,
+    client: str | None = None,
+    user_id: str | None = None,
+    route: str | None = None,
+    duration: float | None = None,
+) -> None:
+    """``backend.error``: a backend failed a request, a handshake or a health check; `detail` is the exact cause."""
+    _event(
+        logging.WARNING,
+        "backend.error",
+        request_id=request_id,
+        client=client,
+        user_id=user_id,
+        route=route,
+        backend=backend,
+        code=code,
+        phase=phase or None,
+        detail=detail,
+        duration_ms=None if duration is None else _milliseconds(duration),
+    )
+
+
+def config_changed(*, revision: int, backends: int, routes: int, origins: int, sockets_closed: int = 0) -> None:
+    """``config.changed``: another configuration is in force, of so many rows; so many sockets ended by it."""
+    _event(
+        logging.INFO,
+        "config.changed",
+        revision=revision,
+        backends=backends,
+        routes=routes,
+        origins=origins,
+        sockets_closed=sockets_closed,
+    )
+
+
+def config_stale(*, age: float, detail: str) -> None:
+    """``config.stale``: the configuration in force was last read `age` seconds ago, and why not since."""
+    _event(logging.WARNING, "config.stale", age_seconds=round(age, 1), detail=detail)
+
+
+def auth_revoked(*, kind: str, value: str, sockets_closed: int = 0) -> None:
+    """``auth.revoked``: a ``user`` or ``jti`` by its id, or a ``token`` by the beginning of its fingerprint."""
+    _event(logging.INFO, "auth.revoked", kind=kind, value=value, sockets_closed=sockets_closed)
+
+
+def server_start(*, version: str, pid: int, listening: str, workers: int = 1, detail: str | None = None) -> None:
+    """``server.start``: `listening` is what a client can connect to."""
+    _event(logging.INFO, "server.start", version=version, pid=pid, listening=listening, workers=workers, detail=detail)
+
+
+def server_drain(*, signal: str, seconds: float, requests: int, sockets: int) -> None:
+    """``server.drain``: no new work from now on; so many requests and sockets are to end within `seconds`."""
+    _event(logging.INFO, "server.drain", signal=signal, seconds=seconds, requests=requests, sockets=sockets)
+
+
+def _event(level: int, event: str, **fields: object) -> None:
+    """Write a record without `Logger._log`'s walk up the stack: nobody reads which line of ours an event is from."""
+    if logger.isEnabledFor(level):
+        logger.handle(logger.makeRecord(logger.name, level, "", 0, event, (), None, extra={"fields": fields}))
+
+
+def _level_of(status: int) -> int:
+    """A refusal is the client's matter, but where the status says that it is ours or the backend's."""
+    return logging.WARNING if status >= 500 else logging.INFO
+
+
+def _without_query(path: str) -> str:
+    return path.partition("?")[0]
+
+
+def _milliseconds(seconds: float) -> float:
+    return round(seconds * 1000, 1)
+
+
+def _on_a_terminal() -> bool:
+    try:
+        return sys.stdout.isatty()
+    except (AttributeError, ValueError):  # no stdout, or closed
+        return False

@@ -1,0 +1,210 @@
+"""The live WebSockets of this process: whose they are, how many, and how to end them.
+
+One registry per process, touched only from the event loop's thread: nothing here locks. Filing and
+forgetting a socket, and finding the sockets of a user or of a token, cost the same with ten sockets as with
+ten thousand. Other processes are reached by the bus and by the database, which end up calling the same
+methods over there.
+
+A handshake takes its place before it dials (``reserve``) and gives it back when its socket is gone
+(``release``): so two handshakes that arrive together can't both be the last one that the limit allows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:  # for the types only: at run time this room imports no other
+    from relay.identity.model import Identity
+    from relay.routing.snapshot import Backend, Route
+    from relay.typing import ClosedBy
+
+RouteKey = tuple[str, str, tuple[str, ...]]
+"""(kind, path, methods): what makes a route the same route in two configurations."""
+
+_TICK = 0.01
+"""Seconds between two batches of a spread ending: fine enough to be even, coarse enough to be cheap."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How the gateway ends a socket: what each side is told (RFC 6455 §7.4)."""
+
+    client_code: int
+    client_reason: str = ""
+    backend_code: int = 1001
+    by: ClosedBy = "gateway"
+
+
+EXPIRED = Ending(4401, "token expired")
+REVOKED = Ending(4401, "token revoked")
+KICKED = Ending(4403, "disconnected by an administrator")
+CONFIG_CHANGED = Ending(1012)
+IDLE = Ending(4408, "idle")
+RATE = Ending(1008)
+DRAIN = Ending(1012, "service restart")
+
+
+class LiveSocket(Protocol):
+    """What a relayed WebSocket shows to the registry, the admin and the log."""
+
+    id: str
+    route: Route
+    backend: Backend
+    origin: str
+    client: str
+    opened_at: float  # unix time
+    messages_to_backend: int
+    messages_to_client: int
+    bytes_to_backend: int
+    bytes_to_client: int
+
+    @property
+    def identity(self) -> Identity | None:
+        """Whose socket it is; None on a public route without a token."""
+
+    @identity.setter
+    def identity(self, identity: Identity | None) -> None:
+        """Belong to this token from now on: its deadline, its revocation."""
+
+    def end(self, ending: Ending) -> None:
+        """Begin to close both sides. Returns at once, never raises; the first call decides."""
+
+
+class Registry:
+    """Every live socket of this process, found by id, user and token."""
+
+    def __init__(self) -> None:
+        self._sockets: dict[str, LiveSocket] = {}
+        self._filed: dict[str, tuple[str, str]] = {}  # socket id → the (user, fingerprint) it is filed under
+        self._by_user: dict[str, dict[str, LiveSocket]] = {}
+        self._by_fingerprint: dict[str, dict[str, LiveSocket]] = {}
+        self._places: dict[tuple[RouteKey, str], int] = {}
+
+    def __len__(self) -> int:
+        return len(self._sockets)
+
+    def __iter__(self) -> Iterator[LiveSocket]:
+        """Iterate over a copy: sockets may come and go meanwhile."""
+        return iter(tuple(self._sockets.values()))
+
+    def add(self, socket: LiveSocket) -> None:
+        """File a socket that was accepted."""
+        self._sockets[socket.id] = socket
+        self._file(socket)
+
+    def remove(self, socket: LiveSocket) -> None:
+        """Forget a socket; one that isn't filed is no error."""
+        if self._sockets.pop(socket.id, None) is not None:
+            self._unfile(socket)
+
+    def get(self, socket_id: str) -> LiveSocket | None:
+        """Return the socket with this id."""
+        return self._sockets.get(socket_id)
+
+    def of_user(self, user_id: str) -> tuple[LiveSocket, ...]:
+        """Return the sockets of a user, over all tokens."""
+        return tuple(self._by_user.get(user_id, {}).values())
+
+    def by_fingerprint(self, fingerprint: str) -> tuple[LiveSocket, ...]:
+        """Return the sockets that live by the token with this fingerprint."""
+        return tuple(self._by_fingerprint.get(fingerprint, {}).values())
+
+    def reauthenticate(self, fingerprint: str, identity: Identity) -> int:
+        """Move the user's sockets from an old token to a fresh one of the same user.
+
+        Args:
+            fingerprint: Of the old token.
+            identity: What the fresh token says. Sockets of another user stay as they are.
+
+        Returns:
+            How many sockets moved.
+        """
+        moving = [s for s in self.by_fingerprint(fingerprint) if s.identity and s.identity.user_id == identity.user_id]
+        for socket in moving:
+            self._unfile(socket)
+            socket.identity = identity
+            self._file(socket)
+        return len(moving)
+
+    # Places: the limit of connections per user and route.
+
+    def reserve(self, route_key: RouteKey, user_id: str, limit: int) -> bool:
+        """Take a place on a route for a handshake that begins; False when the user holds ``limit`` already.
+
+        A limit of 0 is none, yet the place counts, for a limit that a later configuration sets. Without a
+        user id (public route, no token) there is no user to limit. Each True wants one ``release``.
+        """
+        if not user_id:
+            return True
+        key = (route_key, user_id)
+        held = self._places.get(key, 0)
+        if limit and held >= limit:
+            return False
+        self._places[key] = held + 1
+        return True
+
+    def release(self, route_key: RouteKey, user_id: str) -> None:
+        """Give a place back: the handshake failed, or its socket is gone."""
+        key = (route_key, user_id)
+        held = self._places.get(key, 0)
+        if held > 1:
+            self._places[key] = held - 1
+        else:
+            self._places.pop(key, None)
+
+    def count(self, route_key: RouteKey, user_id: str) -> int:
+        """Return how many places a user holds on a route: live sockets and handshakes under way."""
+        return self._places.get((route_key, user_id), 0)
+
+    # Endings.
+
+    def end_where(self, predicate: Callable[[LiveSocket], bool], ending: Ending) -> int:
+        """End every socket that the predicate picks; return how many."""
+        picked = [socket for socket in self._sockets.values() if predicate(socket)]
+        for socket in picked:
+            socket.end(ending)
+        return len(picked)
+
+    async def end_all(self, ending: Ending, over_seconds: float) -> int:
+        """End every socket, evenly spread, so that the clients don't all come back in one moment.
+
+        Sockets that leave by themselves meanwhile are left out; those that were still added are ended at
+        the end. Returns how many were told.
+        """
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        waiting = list(self._sockets.values())
+        total = len(waiting)
+        told: set[str] = set()
+        while waiting:
+            passed = (loop.time() - started) / over_seconds if over_seconds > 0 else 1.0
+            due = min(total, int(passed * total) + 1)
+            while total - len(waiting) < due:
+                socket = waiting.pop()
+                if socket.id in self._sockets:
+                    socket.end(ending)
+                    told.add(socket.id)
+            if waiting:
+                await asyncio.sleep(max(_TICK, over_seconds / total))
+        return len(told) + self.end_where(lambda socket: socket.id not in told, ending)
+
+    # The indexes.
+
+    def _file(self, socket: LiveSocket) -> None:
+        if (identity := socket.identity) is None:
+            return
+        self._filed[socket.id] = (identity.user_id, identity.fingerprint)
+        self._by_user.setdefault(identity.user_id, {})[socket.id] = socket
+        self._by_fingerprint.setdefault(identity.fingerprint, {})[socket.id] = socket
+
+    def _unfile(self, socket: LiveSocket) -> None:
+        if (filed := self._filed.pop(socket.id, None)) is None:
+            return
+        for index, key in ((self._by_user, filed[0]), (self._by_fingerprint, filed[1])):
+            shelf = index[key]
+            del shelf[socket.id]
+            if not shelf:
+                del index[key]
