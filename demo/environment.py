@@ -1,0 +1,61 @@
+"""The demo's environment: its own settings, database and secrets, whatever the shell or an `.env` hold."""
+
+import os
+import secrets
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+UNSET = (
+    "ALLOWED_ORIGINS",
+    "JWT_AUDIENCE",
+    "JWT_ISSUER",
+    "JWT_JWKS_URL",
+    "JWT_PREVIOUS_SECRET",
+    "JWT_PREVIOUS_UNTIL",
+    "JWT_PUBLIC_KEY",
+    "JWT_SECRET",
+    "MAIN_SERVICE_URL",
+    "METRICS_TOKEN",
+    "REDIS_URL",
+    "SECRET_KEY",
+    "TRUSTED_PROXIES",
+)
+"""Settings that the demo does without; empty wins over an `.env`."""
+
+
+def folder() -> Path:
+    """Return where the demo keeps its database and secrets; removing it starts the demo anew."""
+    data = Path(os.environ.get("DEMO_DATA") or ROOT / "data" / "demo")
+    data.mkdir(parents=True, exist_ok=True)
+    return data
+
+
+def kept(path: Path) -> str:
+    """Return the secret in that file; the first time, make one that only this user can read."""
+    if not path.exists():
+        path.touch(mode=0o600)
+        path.write_text(secrets.token_urlsafe(36))
+    return path.read_text()
+
+
+def enter() -> Path:
+    """Put the demo's settings into this process's environment; return the demo's folder."""
+    data = folder()
+    kept(data / "jwt-secret")
+    own = dict.fromkeys(UNSET, "") | {
+        "DEBUG": "1",
+        "DEMO": "1",
+        "ALLOWED_HOSTS": "127.0.0.1,localhost,.localhost",
+        "DATABASE_URL": f"sqlite:///{data}/gateway.sqlite3",
+        "JWT_ALGORITHMS": "HS256",
+        "JWT_COOKIE": "auth_token",
+        "JWT_QUERY_PARAM": "token",
+        "JWT_USER_ID_CLAIM": "user_id",
+        "JWT_EMAIL_CLAIM": "email",
+        "JWT_ROLE_CLAIM": "role",
+        "DJANGO_SETTINGS_MODULE": "gatewaysite.settings",
+    }
+    os.environ.update({f"{name}_FILE": "" for name in own})
+    os.environ.update(own, JWT_SECRET_FILE=str(data / "jwt-secret"))
+    os.environ.setdefault("DRAIN_SECONDS", "3")
+    return data

@@ -1,0 +1,33 @@
+"""The gateway's last log lines, so that the page can show beside each answer what the log said about it."""
+
+import json
+import logging
+from collections import deque
+from typing import Any
+
+from relay.live.lines import EVENTS, JsonFormatter
+
+KEPT = 200
+"""Lines."""
+
+
+class Recent(logging.Handler):
+    """Keeps the events of the contract's section 9, as they are written to stdout: secrets masked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setFormatter(JsonFormatter())
+        self.count = 0
+        self.lines: deque[tuple[int, dict[str, Any]]] = deque(maxlen=KEPT)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.msg in EVENTS:
+            self.count += 1
+            self.lines.append((self.count, json.loads(self.format(record))))
+
+    def after(self, number: int) -> list[dict[str, Any]]:
+        """Return the lines behind that number, oldest first."""
+        return [line for count, line in self.lines if count > number]
+
+
+recent = Recent()

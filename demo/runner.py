@@ -1,0 +1,172 @@
+"""`make run`: from a bare checkout to a gateway, its backend and a page to try both, until Ctrl-C."""
+
+import asyncio
+import errno
+import http.client
+import io
+import os
+import signal
+import socket
+import sys
+from asyncio.subprocess import Process
+from pathlib import Path
+
+from demo import environment
+
+HOST = "127.0.0.1"
+PORTS = (8000, 9000)
+"""Of the gateway and the backend in gateway.toml."""
+PATIENCE = 30.0
+"""Seconds that the two get to answer for the first time."""
+TOKEN_LIFETIME = 24 * 60 * 60.0
+"""Seconds that the printed token lives."""
+
+
+def run(port: int) -> int:
+    """Prepare and run the demo until a signal; return the exit status. SystemExit: the port is taken."""
+    if not is_free(port):
+        sys.exit(f"Port {port} is in use: stop what listens there, or take another one: make run PORT={port + 1}")
+    backend_port = PORTS[1] if is_free(PORTS[1]) and port != PORTS[1] else any_free()
+    data = environment.enter()
+    password = prepare(data, port, backend_port)
+    return asyncio.run(supervise(port, backend_port, banner(port, backend_port, password)))
+
+
+def is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as exc:
+            if exc.errno != errno.EADDRINUSE:
+                raise
+            return False
+    return True
+
+
+def any_free() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def prepare(data: Path, port: int, backend_port: int) -> str:
+    """Migrate, apply gateway.toml and make the admin's account; return its password."""
+    import django
+    from django.core.management import call_command
+
+    django.setup()
+    from django.contrib.auth import get_user_model
+    from django.db import connections
+
+    call_command("migrate", verbosity=0)
+    text = (Path(__file__).parent / "gateway.toml").read_text()
+    for written, chosen in zip(PORTS, (port, backend_port), strict=True):
+        text = text.replace(f":{written}", f":{chosen}")
+    (data / "gateway.toml").write_text(text)
+    call_command("import_config", str(data / "gateway.toml"), stdout=io.StringIO())
+
+    password = environment.kept(data / "admin-password")
+    users = get_user_model().objects
+    if not users.filter(username="admin").exists():
+        users.create_superuser("admin", password=password)
+    connections.close_all()
+    return password
+
+
+def banner(port: int, backend_port: int, password: str) -> str:
+    from demo.people import PEOPLE, claims_of, token_of
+
+    ada = PEOPLE["ada"]
+    url = f"http://{HOST}:{port}"
+    return f"""
+  The gateway runs, with a demo backend behind it. Ctrl-C stops both.
+
+    Page      {url}/            try everything here
+    Admin     {url}/admin/      admin / {password}
+    Health    {url}/health
+    Backend   http://{HOST}:{backend_port}            whoever reaches it directly skips the gateway
+
+  A token (Ada, role user, good for a day), and what to do with it:
+
+    TOKEN={token_of(ada, claims_of(ada, TOKEN_LIFETIME))}
+    curl -H "Authorization: Bearer $TOKEN" {url}/api/hello
+    {sys.executable} -m demo explain GET /api/hello --token "$TOKEN"
+"""
+
+
+# The two processes
+
+
+async def supervise(port: int, backend_port: int, text: str) -> int:
+    """Run the backend and the gateway until a signal, or until one of them ends by itself: then 1."""
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, stopped.set)
+
+    backend = await start("-m", "demo.backend", "--port", str(backend_port))
+    gateway = await start(str(environment.ROOT / "manage.py"), "serve", "-b", HOST, "-p", str(port))
+    processes = {"backend": backend, "gateway": gateway}
+    ends = {asyncio.create_task(process.wait(), name=name) for name, process in processes.items()}
+    stop = asyncio.create_task(stopped.wait(), name="")
+    greet = asyncio.create_task(say_when_ready(port, backend_port, text))
+    done, _ = await asyncio.wait({*ends, stop}, return_when=asyncio.FIRST_COMPLETED)
+    greet.cancel()
+
+    stopped.clear()
+    await end(gateway, stopped)
+    await end(backend, stopped)
+    stop.cancel()
+    if stop in done:
+        return 0
+    name = done.pop().get_name()
+    print(f"The {name} ended by itself, with status {processes[name].returncode}; it says why above.", file=sys.stderr)
+    return 1
+
+
+async def start(*arguments: str) -> Process:
+    """Start Python in a process group of its own: Ctrl-C reaches us alone, and we pass it on once."""
+    return await asyncio.create_subprocess_exec(sys.executable, *arguments, cwd=environment.ROOT, process_group=0)
+
+
+async def end(process: Process, again: asyncio.Event) -> None:
+    """Ask a process to end, let it drain, and ask once more at a second signal of ours."""
+    ended = asyncio.create_task(process.wait())
+    while not ended.done():
+        process.terminate()
+        again.clear()
+        impatient = asyncio.create_task(again.wait())
+        await asyncio.wait({ended, impatient}, return_when=asyncio.FIRST_COMPLETED)
+        impatient.cancel()
+
+
+async def say_when_ready(port: int, backend_port: int, text: str) -> None:
+    async with asyncio.timeout(PATIENCE):
+        for asked, path in ((backend_port, "/api/health"), (port, "/health/ready")):
+            while await asyncio.to_thread(status_of, asked, path) != 200:  # noqa: ASYNC110 (another process: it has no event for us)
+                await asyncio.sleep(0.05)
+    print(text, flush=True)
+
+
+def status_of(port: int, path: str) -> int:
+    """Return the status of a GET; 0 without an answer."""
+    connection = http.client.HTTPConnection(HOST, port, timeout=5)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status
+    except OSError:
+        return 0
+    finally:
+        connection.close()
+
+
+def main() -> None:
+    """`python -m demo` runs the demo; with arguments, manage.py's command in the demo's environment."""
+    if sys.argv[1:]:
+        environment.enter()
+        os.execv(sys.executable, [sys.executable, str(environment.ROOT / "manage.py"), *sys.argv[1:]])  # noqa: S606
+    text = os.environ.get("PORT") or str(PORTS[0])
+    if not text.isdecimal() or not 0 < int(text) < 65536:
+        sys.exit(f"PORT: {text!r} is no port; for example: make run PORT=8001")
+    sys.exit(run(int(text)))

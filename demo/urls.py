@@ -1,0 +1,13 @@
+"""The demo's paths, present with DEBUG=1 and DEMO=1 only."""
+
+from django.urls import path
+
+from demo import views
+
+urlpatterns = [
+    path("", views.page),
+    path("demo/stranger", views.stranger),
+    path("demo/log", views.log),
+    path("demo/token/<str:who>", views.token),
+    path("demo/<str:name>", views.asset),
+]
