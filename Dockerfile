@@ -1,0 +1,44 @@
+# The gateway for production. The demo's backend comes along for compose.yaml; the demo page needs DEBUG=1 and stays off.
+#
+#   docker build -t gateway .
+#   docker run -p 8000:8000 -e SECRET_KEY=… -e JWT_SECRET=… -e ALLOWED_HOSTS=… -v gateway:/data gateway
+
+ARG PYTHON=3.13
+
+# Wheels are made where compilers are; they and their compilers stay behind.
+FROM python:${PYTHON}-slim AS wheels
+RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
+COPY requirements.txt /
+RUN pip wheel --no-cache-dir --wheel-dir /wheels --requirement /requirements.txt
+
+FROM python:${PYTHON}-slim AS packages
+COPY requirements.txt /
+RUN --mount=type=bind,from=wheels,source=/wheels,target=/wheels \
+    python -m venv /venv && /venv/bin/pip install --no-cache-dir --no-index --find-links /wheels --requirement /requirements.txt
+
+FROM python:${PYTHON}-slim
+ENV PATH=/venv/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    DATABASE_URL=sqlite:////data/gateway.sqlite3 \
+    LOG_FORMAT=json
+RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin gateway \
+    && install --directory --owner gateway --group gateway /data
+WORKDIR /app
+COPY --from=packages /venv /venv
+COPY manage.py pyproject.toml ./
+COPY gatewaysite gatewaysite
+COPY relay relay
+COPY demo demo
+# The two secrets below are for this one command, which needs settings and uses neither.
+RUN DEBUG=1 SECRET_KEY=unused JWT_SECRET=unused python manage.py collectstatic --noinput --verbosity 0 \
+    && python -m compileall -q /app
+
+USER gateway
+VOLUME /data
+EXPOSE 8000
+STOPSIGNAL SIGTERM
+# http.client, not urllib: a proxy in the environment must not be asked for 127.0.0.1.
+HEALTHCHECK --interval=10s --timeout=4s --start-period=20s --retries=3 \
+    CMD ["python", "-c", "import http.client, sys; c = http.client.HTTPConnection('127.0.0.1', 8000, timeout=3); c.request('GET', '/health/live'); sys.exit(c.getresponse().status != 200)"]
+CMD ["python", "manage.py", "serve", "-b", "0.0.0.0"]
