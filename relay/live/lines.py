@@ -1,6 +1,6 @@
 """From a log record to one line on stdout: JSON for machines, or a short text for people at a terminal.
 
-An event of ours (`EVENTS`) becomes a line of its fields; any other record, whoever wrote it, becomes the event ``log``
+An event of `relay.live.log` becomes a line of its fields; any other record, whoever wrote it, becomes the event ``log``
 with ``logger``, ``message`` and, where there is one, ``exception``. No value can end a line early or start another
 one: JSON is written in ASCII with every control character escaped, and the console's text escapes them likewise.
 """
@@ -8,6 +8,7 @@ one: JSON is written in ASCII with every control character escaped, and the cons
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import logging
 import os
@@ -19,36 +20,30 @@ from typing import TextIO
 
 from relay.live.masking import Masker, suspects
 
-EVENTS = frozenset(
-    {
-        "http.request",
-        "http.refused",
-        "ws.open",
-        "ws.close",
-        "ws.refused",
-        "backend.error",
-        "config.changed",
-        "config.stale",
-        "auth.revoked",
-        "server.start",
-        "server.drain",
-    }
-)
-"""The contract's, section 9. A record of one has a `fields` mapping."""
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+"""What every record has; anything else was given as ``extra``."""
 
 _encode = json.JSONEncoder(separators=(",", ":"), default=str).encode
 
 
 def fields_of(record: logging.LogRecord) -> dict[str, object]:
-    """``event`` and the fields of a record; None values are left out."""
+    """``event`` and the fields of a record; None values are left out.
+
+    A record of `relay.live.log` has a `fields` mapping. Of the other rooms' records what they gave as ``extra`` is
+    told as well; a library's is not (Django's holds whole requests).
+    """
+    given = record.__dict__.get("fields")
     fields: dict[str, object]
-    if record.msg in EVENTS:
+    if given is not None:
         fields = {"event": record.msg}
-        for key, value in record.__dict__["fields"].items():
+        for key, value in given.items():
             if value is not None:
                 fields[key] = value
     else:
         fields = {"event": "log", "logger": record.name, "message": record.getMessage()}
+        if record.name.startswith("relay."):
+            extra = {key: value for key, value in vars(record).items() if key not in _STANDARD and value is not None}
+            fields |= {key: value for key, value in extra.items() if key not in fields}
     if record.exc_info and record.exc_info[0] is not None:
         fields["exception"] = logging.Formatter().formatException(record.exc_info)
     return fields
@@ -108,10 +103,10 @@ class ConsoleFormatter(logging.Formatter):
         exception = str(fields.pop("exception", ""))
         event = str(fields.pop("event"))
         if event == "log":
-            said = f"{record.levelname} {fields['logger']}: {_printable(str(fields['message']))}"
+            headline = [record.levelname, f"{fields.pop('logger')}:", _printable(str(fields.pop("message")))]
         else:
-            headline = [_printable(str(fields.pop(key))) for key in _HEADLINE if key in fields]
-            said = " ".join([event, *headline, *(f"{key}={_value(value)}" for key, value in fields.items())])
+            headline = [event, *(_printable(str(fields.pop(key))) for key in _HEADLINE if key in fields)]
+        said = " ".join([*headline, *(f"{key}={_value(value)}" for key, value in fields.items())])
         colour = _COLOURS.get(record.levelname, "") if self._colours else ""
         stamp = time.strftime("%H:%M:%S", time.localtime(record.created))
         line = f"{stamp}.{int(record.created % 1 * 1000):03d} {colour}{said}{_RESET if colour else ''}"
@@ -129,10 +124,11 @@ def _printable(text: str) -> str:
 
 
 class StdoutHandler(logging.Handler):
-    """Writes each line at once to the stdout of the moment, and outlives it.
+    """Writes each line at once to stdout, and outlives it.
 
     A full pipe makes the writer wait, as it does any program's: no line is lost. A stdout that is gone is told once on
-    stderr, and never fails the request that wanted to log.
+    stderr, and never fails the request that wanted to log. The file descriptor is written to, not Python's buffer over
+    it: what a failed write leaves in that buffer would fail once more, and with it the exit status.
     """
 
     def __init__(self) -> None:
@@ -145,18 +141,12 @@ class StdoutHandler(logging.Handler):
         except Exception:  # a field that can't be formatted is a bug of ours: the line is lost, the request isn't
             self.handleError(record)
             return
-        stream = sys.stdout
         try:
-            _write(stream, line)
+            _write(sys.stdout, line)
         except (OSError, ValueError, AttributeError) as exc:  # ValueError: it is closed; AttributeError: there is none
-            self._lose(stream, exc)
+            self._lost(exc)
 
-    def _lose(self, stream: TextIO, exc: Exception) -> None:
-        """Say once that stdout is gone. A broken pipe gives way to /dev/null, or Python would exit with 120 over it."""
-        if isinstance(exc, BrokenPipeError):
-            nothing = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nothing, stream.fileno())
-            os.close(nothing)
+    def _lost(self, exc: Exception) -> None:
         if not self._told and sys.stderr is not None:
             self._told = True
             with contextlib.suppress(OSError, ValueError):
@@ -165,11 +155,13 @@ class StdoutHandler(logging.Handler):
 
 def _write(stream: TextIO, line: str) -> None:
     try:
+        fd = stream.fileno()
+    except io.UnsupportedOperation:  # not a file: somebody collects what is written
         stream.write(line)
-        stream.flush()
-    except UnicodeEncodeError:  # a terminal that isn't UTF-8
-        stream.write(line.encode("ascii", "backslashreplace").decode())
-        stream.flush()
-    except BlockingIOError:  # who shares our end of the pipe made it non-blocking; the line waits in the buffer
-        os.set_blocking(stream.fileno(), True)
-        stream.flush()
+        return
+    rest = memoryview(line.encode("utf-8", "backslashreplace"))
+    while rest:  # one write(2) but for a signal or a huge line; up to 4 KiB no other process' line comes in between
+        try:
+            rest = rest[os.write(fd, rest) :]
+        except BlockingIOError:  # who shares our end of the pipe made it non-blocking
+            os.set_blocking(fd, True)

@@ -22,11 +22,10 @@ MASK = "***"
 SECRET_NAMES = ("token", "ticket", "previous", "secret", "password", "sessionid", "csrftoken")
 """Names of parameters, cookies and keys whose value is a secret, also as the end of a name: ``auth_token``."""
 
-_JWT = re.compile(r"\bey[A-Z][A-Za-z0-9_-]*\.[A-Za-z0-9_-]+\.?[A-Za-z0-9_-]*")
-_BEARER = re.compile(r"(\bbearer(?:\.|\s+|%20|\+))[^\s\"',;&\\]+", re.IGNORECASE)
-_CREDENTIALS = re.compile(
-    r"(\b(?:cookie|authorization)(?:\s*[:=]\s*|['\"]\s*[:,]\s*)b?['\"]?)[^'\"\r\n]+", re.IGNORECASE
-)
+# No word boundaries: in the repr of bytes, the "n" of a line end stands before a field's name.
+_JWT = re.compile(r"ey[A-Z][A-Za-z0-9_-]*\.[A-Za-z0-9_-]+\.?[A-Za-z0-9_-]*")
+_BEARER = re.compile(r"(bearer(?:\.|\s+|%20|\+))[^\s\"',;&\\]+", re.IGNORECASE)
+_CREDENTIALS = re.compile(r"((?:cookie|authorization)(?:\s*[:=]\s*|['\"]\s*[:,]\s*)b?['\"]?)[^'\"\r\n]+", re.IGNORECASE)
 _HINTS = ("=", "'", '\\"', "eyj", "eyi", "eya", "bearer", "cookie", "authorization")
 """Without any of them in lowercase JSON, no pattern of ours matches; ordinary lines have none."""
 

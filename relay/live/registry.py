@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:  # for the types only: at run time this room imports no other
     from relay.identity.model import Identity
-    from relay.routing.snapshot import Backend, Route
+    from relay.routing.snapshot import Backend, Route, Url
     from relay.typing import ClosedBy
 
 RouteKey = tuple[str, str, tuple[str, ...]]
@@ -53,7 +53,8 @@ class LiveSocket(Protocol):
     id: str
     route: Route
     backend: Backend
-    origin: str
+    url: Url  # the one of the backend's that it is connected to
+    origin: str  # empty if the client sent none
     client: str
     opened_at: float  # unix time
     messages_to_backend: int

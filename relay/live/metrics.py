@@ -1,0 +1,222 @@
+"""What Prometheus may scrape (contract, section 9), summed over the worker processes.
+
+With one process the numbers live in memory. With several, `share` names a directory before the workers start, and
+prometheus_client keeps each process's numbers in files there: a worker that dies takes its gauges with it, its counts
+stay. Label values come from the configuration, our own codes and statuses: a client can't make a series.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+import prometheus_client
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, ProcessCollector, values
+from prometheus_client.metrics import MetricWrapperBase
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.registry import Collector
+
+if TYPE_CHECKING:
+    from relay.live.registry import LiveSocket
+    from relay.typing import ClosedBy
+
+CONTENT_TYPE = prometheus_client.CONTENT_TYPE_LATEST
+
+# A series with the time of its birth beside each counter: they double the page, and nobody asks.
+prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_SHARED = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client's own name for it
+
+GaugeMode = Literal["livesum", "livemin", "livemax"]
+"""What the gauges of the live workers make together."""
+
+M = TypeVar("M", bound=MetricWrapperBase)
+
+
+def share(directory: str) -> None:
+    """Keep the metrics of this process and of those it starts in a directory, empty at the start of the server.
+
+    Called once, by what starts the workers, before any of them makes its `Metrics`.
+    """
+    os.environ[_SHARED] = directory
+    values.ValueClass = values.get_value_class()  # type: ignore[no-untyped-call]  # chosen at import otherwise
+
+
+def forget_process(pid: int) -> None:
+    """Drop the gauges of a worker that is gone; called by what started it."""
+    if _SHARED in os.environ:
+        mark_process_dead(pid)  # type: ignore[no-untyped-call]
+
+
+class _Series(dict[tuple[object, ...], M]):
+    """The series of a metric by label values: finding one here takes a third of the time of ``labels()``."""
+
+    def __init__(self, metric: M) -> None:
+        super().__init__()
+        self._metric = metric
+
+    def __missing__(self, labels: tuple[object, ...]) -> M:
+        self[labels] = series = self._metric.labels(*labels)
+        return series
+
+
+class Metrics(Collector):
+    """The metrics of one process, and the page with those of all. A process that serves has one."""
+
+    def __init__(self) -> None:
+        self._shared = _SHARED in os.environ
+        self._own = own = CollectorRegistry()
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(name, text, labels, registry=own)
+
+        def gauge(name: str, text: str, mode: GaugeMode, *labels: str) -> Gauge:
+            return Gauge(name, text, labels, registry=own, multiprocess_mode=mode)
+
+        self._requests = _Series(counter("relay_http_requests", "HTTP answers.", "route", "backend", "status"))
+        self._seconds = Histogram(
+            "relay_http_request_seconds", "From request head to end of answer.", buckets=_SECONDS, registry=own
+        )
+        self._handshakes = _Series(counter("relay_websocket_handshakes", "Accepted, or a code.", "outcome"))
+        self._closes = _Series(counter("relay_websocket_closes", "WebSockets that ended.", "code", "by"))
+        self._refusals = _Series(counter("relay_refusals", "Requests and handshakes refused.", "code"))
+        messages = counter("relay_websocket_messages", "Messages relayed.", "direction")
+        payload = counter("relay_websocket_bytes", "Payload bytes relayed.", "direction")
+        self._traffic = [metric.labels(to) for metric in (messages, payload) for to in ("to_backend", "to_client")]
+
+        self._connections = _Series(
+            gauge("relay_websocket_connections", "Live WebSockets.", "livesum", "route", "backend")
+        )
+        self._up = _Series(gauge("relay_backend_up", "1 while a url of it is healthy.", "livemin", "backend"))
+        self._config_age = gauge("relay_config_age_seconds", "Since the configuration was last confirmed.", "livemax")
+
+        self._backends: frozenset[str] = frozenset()
+        self._ended: Traffic = (0, 0, 0, 0)
+        self._counted = [0, 0, 0, 0]  # of `Traffic`, what the counters hold
+        self._process = _SharedProcess(own) if self._shared else None
+        if not self._shared:
+            ProcessCollector(registry=own)
+
+    # Events, as they happen.
+
+    def http(self, route: str, backend: str, status: int, seconds: float) -> None:
+        """An HTTP answer ended; route and backend are empty where it was refused before they were known."""
+        self._requests[route, backend, status].inc()
+        self._seconds.observe(seconds)
+
+    def refusal(self, code: str) -> None:
+        """A request or handshake was refused with this code of ours."""
+        self._refusals[(code,)].inc()
+
+    def handshake(self, outcome: str) -> None:
+        """A handshake ended: ``accepted``, or the code of its refusal."""
+        self._handshakes[(outcome,)].inc()
+
+    def ws_opened(self, socket: LiveSocket) -> None:
+        """A WebSocket was accepted; `ws_closed` follows."""
+        self._connections[socket.route.path, socket.backend.name].inc()
+
+    def ws_closed(self, socket: LiveSocket, code: int, by: ClosedBy) -> None:
+        """A WebSocket ended, and is no longer in the registry.
+
+        Args:
+            code: Of the close frame that began it; 1005: none was given, 1006: there was no frame.
+        """
+        self._connections[socket.route.path, socket.backend.name].dec()
+        self._closes[close_label(code, by), by].inc()
+        self._ended = _sum(self._ended, _traffic_of(socket))
+
+    # What is sampled.
+
+    def flush(self, sockets: Iterable[LiveSocket], backends: Mapping[str, bool], config_age: float) -> None:
+        """Bring the sampled numbers up to date: at a scrape, and every few seconds where other processes are scraped.
+
+        Args:
+            sockets: The live ones, whose messages count while they live.
+            backends: Whether each enabled backend is up.
+            config_age: Seconds since the configuration was last read or confirmed.
+        """
+        traffic = self._ended
+        for socket in sockets:
+            traffic = _sum(traffic, _traffic_of(socket))
+        # A socket that has just left the registry may be missing here: the counters wait for it, they never fall.
+        for i, counter in enumerate(self._traffic):
+            if traffic[i] > self._counted[i]:
+                counter.inc(traffic[i] - self._counted[i])
+                self._counted[i] = traffic[i]
+        self._backends = frozenset(backends)
+        for name, up in backends.items():
+            self._up[(name,)].set(up)
+        self._config_age.set(config_age)
+        if self._process is not None:
+            self._process.flush()
+
+    def render(self) -> bytes:
+        """The page in Prometheus' text format, of all processes; `flush` goes before it."""
+        page = CollectorRegistry()
+        page.register(self)
+        return prometheus_client.generate_latest(page)
+
+    def collect(self) -> Iterable[Metric]:
+        """Every metric; a backend that is no longer configured is neither up nor down."""
+        source = MultiProcessCollector(None) if self._shared else self._own  # type: ignore[no-untyped-call]
+        for metric in source.collect():
+            if metric.name == "relay_backend_up":
+                metric.samples = [s for s in metric.samples if s.labels["backend"] in self._backends]
+            yield metric
+
+
+class _SharedProcess:
+    """``process_*`` summed over the workers, which prometheus_client leaves out with several processes."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._cpu = Counter("process_cpu_seconds", "User and system CPU time.", registry=registry)
+        self._cpu_counted = 0.0
+        modes: dict[str, GaugeMode] = {
+            "process_resident_memory_bytes": "livesum",
+            "process_virtual_memory_bytes": "livesum",
+            "process_open_fds": "livesum",
+            "process_max_fds": "livemin",
+            "process_start_time_seconds": "livemin",
+        }
+        self._gauges = {
+            name: Gauge(name, f"Over the workers: {mode}.", registry=registry, multiprocess_mode=mode)
+            for name, mode in modes.items()
+        }
+        self._collector = ProcessCollector(registry=None)
+        self.flush()  # a gauge that is not set yet would be everybody's least
+
+    def flush(self) -> None:
+        cpu = time.process_time()
+        self._cpu.inc(cpu - self._cpu_counted)
+        self._cpu_counted = cpu
+        for metric in self._collector.collect():
+            if metric.name in self._gauges:
+                self._gauges[metric.name].set(metric.samples[0].value)
+
+
+Traffic = tuple[int, int, int, int]
+"""Messages to the backend, to the client, payload bytes to the backend, to the client."""
+
+
+def _traffic_of(socket: LiveSocket) -> Traffic:
+    return (
+        socket.messages_to_backend,
+        socket.messages_to_client,
+        socket.bytes_to_backend,
+        socket.bytes_to_client,
+    )
+
+
+def _sum(one: Traffic, other: Traffic) -> Traffic:
+    return (one[0] + other[0], one[1] + other[1], one[2] + other[2], one[3] + other[3])
+
+
+def close_label(code: int, by: ClosedBy) -> str:
+    """A close code as a label: peers choose freely from 3000-4999 (RFC 6455 §7.4.2): those are ``3xxx``, ``4xxx``."""
+    if code in range(1000, 1016) or by == "gateway":
+        return str(code)
+    return f"{code // 1000}xxx"

@@ -1,0 +1,522 @@
+"""relay.live.log, lines and masking: what is written, what never is, and that writing never fails a request."""
+
+from __future__ import annotations
+
+import inspect
+import io
+import json
+import logging
+import logging.config
+import os
+import pty
+import re
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from relay.live import log
+from relay.live.lines import ConsoleFormatter, JsonFormatter
+from relay.live.masking import Masker, suspects
+
+ROOT = Path(__file__).resolve().parent.parent
+JWT = "eyJhbGciOiJIUzI1NiJ9.eyJ1c2VyX2lkIjoiTUFSS0VEIn0.c2lnbmF0dXJlLU1BUktFRA"
+MARK = "MARKED-SECRET"
+
+REQUEST = {"request_id": "r1", "client": "203.0.113.7", "user_id": "42"}
+CALLS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "http.request": (
+        log.http_request,
+        {**REQUEST, "method": "GET", "path": "/api/x", "route": "/api/", "backend": "main", "status": 200}
+        | {"duration": 0.0123, "bytes_to_backend": 0, "bytes_to_client": 17},
+    ),
+    "http.refused": (
+        log.http_refused,
+        {**REQUEST, "method": "GET", "path": "/api/x", "route": "/api/", "backend": "main", "status": 401}
+        | {"code": "no_token", "detail": "no token in any place", "duration": 0.001},
+    ),
+    "ws.open": (
+        log.ws_open,
+        {**REQUEST, "path": "/ws", "route": "/ws", "backend": "main", "origin": "https://a.example"}
+        | {"subprotocol": "chat", "duration": 0.002},
+    ),
+    "ws.close": (
+        log.ws_close,
+        {**REQUEST, "route": "/ws", "backend": "main", "close_code": 1000, "closed_by": "client", "reason": "bye"}
+        | {"detail": "x", "duration": 12.5, "messages_to_backend": 1, "messages_to_client": 2}
+        | {"bytes_to_backend": 3, "bytes_to_client": 4},
+    ),
+    "ws.refused": (
+        log.ws_refused,
+        {**REQUEST, "path": "/ws", "route": "/ws", "backend": "main", "status": 403, "close_code": 4403}
+        | {"code": "origin_not_allowed", "detail": "origin x is not on the list", "duration": 0.001},
+    ),
+    "backend.error": (
+        log.backend_error,
+        {**REQUEST, "route": "/ws", "backend": "main", "code": "backend_refused", "detail": "answered 403"}
+        | {"phase": "handshake", "duration": 0.1},
+    ),
+    "config.changed": (
+        log.config_changed,
+        {"revision": 7, "backends": 1, "routes": 2, "origins": 3, "sockets_closed": 4},
+    ),
+    "config.stale": (log.config_stale, {"age": 12.34, "detail": "database unreachable"}),
+    "auth.revoked": (log.auth_revoked, {"kind": "user", "value": "42", "sockets_closed": 2}),
+    "server.start": (
+        log.server_start,
+        {"version": "0.1.0", "pid": 7, "listening": "http://127.0.0.1:8000", "workers": 2, "detail": "x"},
+    ),
+    "server.drain": (log.server_drain, {"signal": "SIGTERM", "seconds": 20, "requests": 1, "sockets": 2}),
+}
+EVENTS = [pytest.param(event, id=event) for event in CALLS]
+
+
+class Lines(logging.Handler):
+    """Collects what a formatter makes of every record."""
+
+    def __init__(self, formatter: logging.Formatter) -> None:
+        super().__init__()
+        self.setFormatter(formatter)
+        self.written: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.written.append(self.format(record))
+
+    def one(self) -> dict[str, Any]:
+        """The only line, read as JSON."""
+        (line,) = self.written
+        fields: dict[str, Any] = json.loads(line)
+        return fields
+
+
+@pytest.fixture(params=["json", "console"])
+def lines(request):
+    """Both formats."""
+    yield from _listening(JsonFormatter(("auth_token",)) if request.param == "json" else ConsoleFormatter(()))
+
+
+@pytest.fixture
+def json_lines():
+    yield from _listening(JsonFormatter())
+
+
+@pytest.fixture
+def console_lines():
+    yield from _listening(ConsoleFormatter())
+
+
+def _listening(formatter):
+    handler, root, own = Lines(formatter), logging.getLogger(), logging.getLogger("relay")
+    before = root.level, own.level, own.propagate
+    root.addHandler(handler)
+    root.setLevel(logging.DEBUG)
+    own.setLevel(logging.DEBUG)
+    own.propagate = True
+    yield handler
+    root.removeHandler(handler)
+    root.setLevel(before[0])
+    own.setLevel(before[1])
+    own.propagate = before[2]
+
+
+# What an event looks like.
+
+
+def _logged_as(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Arguments as they stand in the line: durations in milliseconds."""
+    fields = dict(arguments)
+    if "duration" in fields:
+        fields["duration_ms"] = round(fields.pop("duration") * 1000, 1)
+    if "age" in fields:
+        fields["age_seconds"] = round(fields.pop("age"), 1)
+    return fields
+
+
+@pytest.mark.parametrize("event", EVENTS)
+def test_each_event_is_one_json_object_with_its_fields(json_lines, event):
+    """Contract, section 9: the names of events and fields are what operators build on."""
+    helper, arguments = CALLS[event]
+    helper(**arguments)
+    fields = json_lines.one()
+    time, level = fields.pop("time"), fields.pop("level")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", time)
+    assert level in ("INFO", "WARNING")
+    assert fields == {"event": event, **_logged_as(arguments)}
+
+
+@pytest.mark.parametrize("event", EVENTS)
+def test_what_is_not_known_is_left_out(json_lines, event):
+    """A refusal before there is a route names none; no field is null."""
+    helper, arguments = CALLS[event]
+    required = {name for name, p in inspect.signature(helper).parameters.items() if p.default is p.empty}
+    given = {key: value for key, value in arguments.items() if key in required}
+    helper(**given)
+    fields = json_lines.one()
+    assert None not in fields.values()
+    assert _logged_as(given).items() <= fields.items()
+
+
+@pytest.mark.parametrize(
+    ("status", "level"), [pytest.param(403, "INFO", id="client"), pytest.param(502, "WARNING", id="backend")]
+)
+@pytest.mark.parametrize("event", ["http.refused", "ws.refused"])
+def test_a_refusal_warns_when_it_is_not_the_clients_fault(json_lines, event, status, level):
+    """5xx is the operator's matter."""
+    helper, arguments = CALLS[event]
+    helper(**{**arguments, "status": status})
+    assert json_lines.one()["level"] == level
+
+
+@pytest.mark.parametrize("event", ["http.request", "http.refused", "ws.open", "ws.refused"])
+def test_paths_are_logged_without_their_query(lines, event):
+    """A query is where tokens and tickets travel."""
+    helper, arguments = CALLS[event]
+    helper(**{**arguments, "path": f"/ws?q={MARK}"})
+    assert MARK not in lines.written[0]
+    assert "/ws" in lines.written[0]
+
+
+def test_the_console_line_begins_with_what_matters(console_lines):
+    """Time, event, code, status, path; then the rest by name, quoted where it has spaces."""
+    helper, arguments = CALLS["ws.refused"]
+    helper(**{**arguments, "close_code": None, "user_id": None})
+    (line,) = console_lines.written
+    assert re.fullmatch(
+        r"\d\d:\d\d:\d\d\.\d{3} ws\.refused origin_not_allowed 403 /ws request_id=r1 client=203\.0\.113\.7 route=/ws"
+        r' backend=main detail="origin x is not on the list" duration_ms=1\.0',
+        line,
+    )
+
+
+# One event, one line.
+
+CONTROLS = [
+    pytest.param("\n", id="line feed"),
+    pytest.param("\r\n", id="carriage return"),
+    pytest.param("\x00", id="nul"),
+    pytest.param("\x1b[2K\x1b[1A", id="terminal escape"),
+    pytest.param("\x7f\x08", id="backspace"),
+    pytest.param("\x85", id="next line (C1)"),
+    pytest.param("\x9b31m", id="terminal escape (C1)"),
+    pytest.param("\u2028\u2029", id="unicode line ends"),
+    pytest.param("\u202e", id="right-to-left override"),
+    pytest.param("\ud800", id="lone surrogate"),
+]
+
+
+@pytest.mark.parametrize("control", CONTROLS)
+@pytest.mark.parametrize("event", ["http.refused", "log"])
+def test_no_value_can_forge_a_line(lines, event, control):
+    """Whatever a client puts into a path or a header stays inside its field."""
+    forged = f'x{control}{{"event":"forged"}}'
+    if event == "log":
+        logging.getLogger("anybody").warning("said %s", forged)
+    else:
+        helper, arguments = CALLS[event]
+        helper(**{**arguments, "path": f"/{forged}", "detail": forged, "user_id": forged})
+    (line,) = lines.written
+    assert line.isprintable()
+    line.encode()
+
+
+def test_json_gives_every_value_back_as_it_was(json_lines):
+    """Escaping is not loss."""
+    said = 'é \n \x00 \u2028 日本 "quoted" back\\slash'
+    helper, arguments = CALLS["backend.error"]
+    helper(**{**arguments, "detail": said})
+    assert json_lines.one()["detail"] == said
+
+
+def test_a_traceback_on_the_console_stands_under_its_line(console_lines):
+    """Indented and escaped, so that the text of an exception can't look like a line of ours."""
+    try:
+        raise ValueError("first\n12:00:00.000 ws.open forged\x1b[0m")
+    except ValueError:
+        logging.getLogger("anybody").exception("it failed")
+    head, *rest = console_lines.written[0].split("\n")
+    assert "ERROR anybody: it failed" in head
+    assert rest
+    assert all(part.startswith("    | ") and part.isprintable() for part in rest)
+
+
+# What others write.
+
+
+def test_any_librarys_record_becomes_a_line(json_lines):
+    """With the event ``log``, and with its exception."""
+    try:
+        raise RuntimeError("boom")
+    except RuntimeError:
+        logging.getLogger("library").exception("Internal Server Error: %s", "/x")
+    fields = json_lines.one()
+    assert (fields["event"], fields["level"], fields["logger"]) == ("log", "ERROR", "library")
+    assert fields["message"] == "Internal Server Error: /x"
+    assert fields["exception"].startswith("Traceback")
+    assert "RuntimeError: boom" in fields["exception"]
+
+
+def test_what_our_own_rooms_add_is_told(json_lines):
+    """``extra`` of a record of ours is told, but can't replace what the line itself says."""
+    logging.getLogger("relay.backends").warning("went", extra={"backend": "main", "up": False, "event": "forged"})
+    fields = json_lines.one()
+    assert (fields["event"], fields["backend"], fields["up"]) == ("log", "main", False)
+
+
+def test_what_libraries_add_is_not_told(json_lines):
+    """Django adds the whole request."""
+    logging.getLogger("library").warning("Not Found", extra={"request": MARK})
+    assert json_lines.one().keys() == {"time", "level", "event", "logger", "message"}
+
+
+@pytest.mark.parametrize("level", ["DEBUG", "INFO", "ERROR"])
+def test_the_configuration_is_one_that_logging_takes(level):
+    """And libraries that write payloads keep quiet at any level."""
+    config = log.configure("json", level, ("auth_token",))
+    logging.config.DictConfigurator(config)  # checks its shape
+    for name in ("websockets", "asyncio", "django.db"):
+        assert logging.getLevelNamesMapping()[config["loggers"][name]["level"]] >= logging.WARNING
+    assert config["root"]["level"] == level
+
+
+@pytest.mark.parametrize(
+    ("log_format", "terminal", "expected"),
+    [
+        pytest.param("", False, "JsonFormatter", id="a pipe"),
+        pytest.param("", True, "ConsoleFormatter", id="a terminal"),
+        pytest.param("json", True, "JsonFormatter", id="json on a terminal"),
+        pytest.param("console", False, "ConsoleFormatter", id="console into a pipe"),
+    ],
+)
+def test_the_format_follows_the_terminal_unless_it_is_set(monkeypatch, log_format, terminal, expected):
+    """``LOG_FORMAT``: json, console on a terminal; colours only there."""
+
+    class Stdout(io.StringIO):
+        def isatty(self):
+            return terminal
+
+    monkeypatch.setattr(sys, "stdout", Stdout())
+    formatter = log.configure(log_format, "INFO")["formatters"]["line"]
+    assert formatter["()"].endswith(expected)
+    assert formatter.get("colours", False) is (terminal and expected == "ConsoleFormatter")
+
+
+@pytest.mark.parametrize("level", ["DEBUG", "CRITICAL"])
+def test_what_is_below_the_level_costs_no_line(json_lines, level):
+    """The helpers ask for the level first."""
+    logging.getLogger("relay").setLevel(level)
+    for helper, arguments in CALLS.values():
+        helper(**arguments)
+    assert len(json_lines.written) == (len(CALLS) if level == "DEBUG" else 0)
+
+
+# Secrets.
+
+SECRETS = [
+    pytest.param(f"token {JWT} refused", JWT, id="a token anywhere"),
+    pytest.param(f"/ws/{JWT}/x", JWT, id="a token in a path"),
+    pytest.param(f"({JWT!r},)", JWT, id="a token in a repr"),
+    pytest.param(f"GET /ws?a=1&token={MARK}&b=2 HTTP/1.1", MARK, id="the token parameter"),
+    pytest.param(f"GET /ws?ticket={MARK} HTTP/1.1", MARK, id="the ticket parameter"),
+    pytest.param(f"GET /ws?TOKEN={MARK}", MARK, id="in capitals"),
+    pytest.param(f"GET /ws?access_token={MARK}", MARK, id="another parameter of that kind"),
+    pytest.param(f"GET /ws?jeton={MARK}", MARK, id="the configured parameter"),
+    pytest.param(f"biscuit={MARK}; theme=dark", MARK, id="the configured cookie"),
+    pytest.param(f"Authorization: Bearer {MARK}", MARK, id="an Authorization line"),
+    pytest.param(f"Authorization: Basic {MARK}", MARK, id="another scheme"),
+    pytest.param(f"> authorization: bearer {MARK}", MARK, id="in small letters"),
+    pytest.param(f"Bearer {MARK}", MARK, id="the scheme alone"),
+    pytest.param(f"Sec-WebSocket-Protocol: chat, bearer.{MARK}", MARK, id="the subprotocol entry"),
+    pytest.param(f"Cookie: theme=dark; sid={MARK}", MARK, id="a Cookie line"),
+    pytest.param(f"Set-Cookie: sid={MARK}; HttpOnly", MARK, id="a Set-Cookie line"),
+    pytest.param(repr([(b"host", b"x"), (b"cookie", f"a={MARK}".encode())]), MARK, id="ASGI headers"),
+    pytest.param(repr([(b"authorization", f"Bearer {MARK}".encode())]), MARK, id="ASGI authorization"),
+    pytest.param(repr({"Cookie": f"a={MARK}; b={MARK}"}), MARK, id="a dict of headers"),
+    pytest.param(repr({"ticket": MARK, "path": "/ws"}), MARK, id="a ticket in a dict"),
+    pytest.param(json.dumps({"previous": MARK}), MARK, id="a token in a body"),
+    pytest.param(repr(f"GET /?token={MARK}\r\nCookie: a={MARK}\r\n\r\n".encode()), MARK, id="raw bytes"),
+    pytest.param(f"token={MARK}\ncookie: x={MARK}", MARK, id="over several lines"),
+]
+
+
+@pytest.mark.parametrize(("text", "secret"), SECRETS)
+@pytest.mark.parametrize("how", ["message", "argument", "exception", "field"])
+def test_whatever_looks_like_a_secret_is_masked(text, secret, how):
+    """In the messages, arguments and exceptions of any logger, and in the fields of ours, in both formats."""
+    try:
+        raise ValueError(text)
+    except ValueError:
+        error = sys.exc_info()
+    made = {
+        "message": lambda: logging.makeLogRecord({"name": "websockets.client", "msg": text}),
+        "argument": lambda: logging.makeLogRecord({"name": "asyncio", "msg": "got %s", "args": (text,)}),
+        "exception": lambda: logging.makeLogRecord({"name": "twisted", "msg": "failed", "exc_info": error}),
+        "field": lambda: logging.makeLogRecord({"name": "relay", "msg": "ws.close", "fields": {"reason": text}}),
+    }
+    for formatter in (JsonFormatter(("biscuit", "jeton")), ConsoleFormatter(("biscuit", "jeton"))):
+        line = formatter.format(made[how]())
+        assert secret not in line
+        assert "***" in line
+
+
+@pytest.mark.parametrize("secret", [pytest.param(JWT, id="token"), pytest.param(f"?token={MARK}", id="query")])
+@pytest.mark.parametrize("event", EVENTS)
+def test_a_marked_token_passes_no_helper(lines, event, secret):
+    """Put into every text that an event takes; contract, section 9: never, at any level."""
+    helper, arguments = CALLS[event]
+    helper(
+        **{
+            key: f"x{secret}" if isinstance(value, str) and key != "closed_by" else value
+            for key, value in arguments.items()
+        }
+    )
+    assert MARK not in lines.written[0]
+    assert JWT not in lines.written[0]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "no token in any place",
+        "token in header: the signature fits no key",
+        "different valid tokens in header and cookie",
+        "the token came from a cookie, and there is no Origin",
+        "origin https://evil.example is not on the list; nearest: https://app.example.com",
+        "the token's role is user; /ws wants admin or staff",
+        "127.0.0.1:9000: connection refused",
+        "answered 403 Forbidden: Origin not allowed",
+        "JWT_ALGORITHMS is HS256,HS384",
+        "files.eu-central.example.com: name not found",
+    ],
+)
+def test_what_is_no_secret_is_left_alone(text):
+    """A log that hides its own explanations helps nobody."""
+    assert Masker(("auth_token",)).text(text) == text
+
+
+@pytest.mark.parametrize("event", EVENTS)
+def test_an_ordinary_line_is_not_searched(event):
+    """The quick look finds nothing in it, so that searching costs nothing (a line is written for every request)."""
+    _, arguments = CALLS[event]
+    assert not suspects(json.dumps({"event": event, **arguments}))
+
+
+# Standard output.
+
+PROGRAM = """
+import logging.config, sys
+from relay.live import log
+logging.config.dictConfig(log.configure({log_format!r}, "INFO"))
+{body}
+"""
+
+
+def _start(body: str, log_format: str = "json", **streams: Any) -> subprocess.Popen[bytes]:
+    program = PROGRAM.format(log_format=log_format, body=body)
+    return subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stderr=subprocess.PIPE, **streams)
+
+
+MANY = """
+for n in range(3000):
+    log.backend_error(backend="main", code="x", detail=f"{n:06d}" + "." * 200)
+"""
+
+
+@pytest.mark.parametrize("blocking", [True, False], ids=["blocking", "made non-blocking by another process"])
+def test_a_full_pipe_makes_lines_wait_and_loses_none(blocking):
+    """The reader comes late; the pipe holds 64 KiB, there is ten times as much to say."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, blocking)
+    process = _start(MANY, stdout=writing)
+    os.close(writing)
+    with os.fdopen(reading) as pipe, process:
+        first = pipe.readline()
+        rest = pipe.readlines()
+    assert [json.loads(line)["detail"][:6] for line in (first, *rest)] == [f"{n:06d}" for n in range(3000)]
+    assert process.returncode == 0
+
+
+def test_a_broken_stdout_fails_nobody_and_is_told_once():
+    """Whoever read our log has gone; requests are answered all the same, and the exit status stays 0."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    process = _start(MANY, stdout=writing)
+    os.close(writing)
+    _, errors = process.communicate(timeout=50)
+    assert process.returncode == 0
+    assert errors.decode() == "stdout can't be written, log lines are lost: [Errno 32] Broken pipe\n"
+
+
+def test_a_full_disk_fails_nobody():
+    """The same for a file on a full disk."""
+    with open("/dev/full", "wb") as full:
+        process = _start(MANY, stdout=full)
+        _, errors = process.communicate(timeout=50)
+    assert process.returncode == 0
+    assert errors.count(b"\n") == 1
+
+
+def test_a_stdout_that_was_closed_fails_nobody():
+    """Some supervisors start programs with closed streams: then Python has no sys.stdout."""
+    process = _start("sys.stdout = None\n" + MANY, stdout=subprocess.DEVNULL)
+    _, errors = process.communicate(timeout=50)
+    assert process.returncode == 0
+    assert errors.count(b"\n") == 1
+
+
+def test_lines_of_threads_do_not_mix():
+    """Each line is written whole."""
+    body = """
+import threading
+def write(name):
+    for n in range(300):
+        log.backend_error(backend="main", code=name, detail="." * 500)
+threads = [threading.Thread(target=write, args=(str(n),)) for n in range(4)]
+for t in threads: t.start()
+for t in threads: t.join()
+"""
+    with _start(body, stdout=subprocess.PIPE) as process:
+        output, _ = process.communicate(timeout=50)
+    assert len([json.loads(line) for line in output.splitlines()]) == 1200
+
+
+def test_a_field_that_cannot_be_written_costs_its_line_only():
+    """A bug of ours must not become the client's 500."""
+    body = """
+class Broken:
+    def __str__(self):
+        raise RuntimeError("no text")
+logging.getLogger("relay.x").warning("lost", extra={"field": Broken()})
+log.config_stale(age=1, detail="after it")
+"""
+    with _start(body, stdout=subprocess.PIPE) as process:
+        output, _ = process.communicate(timeout=50)
+    assert process.returncode == 0
+    assert [json.loads(line)["event"] for line in output.splitlines()] == ["config.stale"]
+
+
+def test_colours_are_for_terminals():
+    """On a pseudo-terminal the console format is chosen, and a warning coloured."""
+    master, slave = pty.openpty()
+    process = _start('log.config_stale(age=1, detail="x")', log_format="", stdout=slave)
+    os.close(slave)
+    shown = b""
+    reader_done = threading.Event()
+
+    def read() -> None:
+        nonlocal shown
+        try:
+            while part := os.read(master, 4096):
+                shown += part
+        except OSError:  # how Linux tells that the other side of a terminal is gone
+            pass
+        reader_done.set()
+
+    threading.Thread(target=read, daemon=True).start()
+    process.communicate(timeout=50)
+    assert reader_done.wait(10)
+    os.close(master)
+    assert b"\x1b[33mconfig.stale" in shown
+    assert b"age_seconds=1" in shown
