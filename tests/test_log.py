@@ -64,7 +64,7 @@ CALLS: dict[str, tuple[Any, dict[str, Any]]] = {
         {"revision": 7, "backends": 1, "routes": 2, "origins": 3, "sockets_closed": 4},
     ),
     "config.stale": (log.config_stale, {"age": 12.34, "detail": "database unreachable"}),
-    "auth.revoked": (log.auth_revoked, {"kind": "user", "value": "42", "sockets_closed": 2}),
+    "auth.revoked": (log.auth_revoked, {"entries": 1, "sockets_closed": 2, "kind": "user", "value": "42"}),
     "server.start": (
         log.server_start,
         {"version": "0.1.0", "pid": 7, "listening": "http://127.0.0.1:8000", "workers": 2, "detail": "x"},

@@ -304,9 +304,16 @@ def config_stale(*, age: float, detail: str) -> None:
     _event(logging.WARNING, "config.stale", age_seconds=round(age, 1), detail=detail)
 
 
-def auth_revoked(*, kind: str, value: str, sockets_closed: int = 0) -> None:
-    """``auth.revoked``: a ``user`` or ``jti`` by its id, or a ``token`` by the beginning of its fingerprint."""
-    _event(logging.INFO, "auth.revoked", kind=kind, value=value, sockets_closed=sockets_closed)
+def auth_revoked(
+    *, entries: int = 1, sockets_closed: int = 0, kind: str | None = None, value: str | None = None
+) -> None:
+    """``auth.revoked``: so many revocations came into force, and so many sockets ended by them.
+
+    Args:
+        kind: Of a single one: ``user``, ``jti`` or ``token``.
+        value: Of a single one: the user's id, the jti, or the fingerprint of the token.
+    """
+    _event(logging.INFO, "auth.revoked", entries=entries, sockets_closed=sockets_closed, kind=kind, value=value)
 
 
 def server_start(*, version: str, pid: int, listening: str, workers: int = 1, detail: str | None = None) -> None:
@@ -314,9 +321,9 @@ def server_start(*, version: str, pid: int, listening: str, workers: int = 1, de
     _event(logging.INFO, "server.start", version=version, pid=pid, listening=listening, workers=workers, detail=detail)
 
 
-def server_drain(*, signal: str, seconds: float, requests: int, sockets: int) -> None:
-    """``server.drain``: no new work from now on; so many requests and sockets are to end within `seconds`."""
-    _event(logging.INFO, "server.drain", signal=signal, seconds=seconds, requests=requests, sockets=sockets)
+def server_drain(*, sockets: int, seconds: float, requests: int | None = None, signal: str | None = None) -> None:
+    """``server.drain``: no new work from now on; what is going on has so many seconds to end."""
+    _event(logging.INFO, "server.drain", sockets=sockets, requests=requests, seconds=seconds, signal=signal)
 
 
 def _event(level: int, event: str, **fields: object) -> None:

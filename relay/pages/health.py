@@ -1,0 +1,68 @@
+"""Is the gateway there, does it take work, are the backends well? For orchestrators, load balancers and people.
+
+Anybody may ask, so nothing here names an address or says why: that is in the log and in the admin.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from django.http import HttpResponse, JsonResponse
+
+import relay
+from relay.http.request import RelayRequest
+from relay.pages.methods import only
+
+if TYPE_CHECKING:
+    from relay.runtime import Runtime
+
+
+@only("GET", "HEAD")
+async def live(request: RelayRequest) -> HttpResponse:
+    """200 while the process runs; an orchestrator restarts it otherwise."""
+    return _answer({"success": True, "status": "alive"}, well=True)
+
+
+@only("GET", "HEAD")
+async def ready(request: RelayRequest) -> HttpResponse:
+    """503 while draining or without a configuration; a load balancer sends work elsewhere then."""
+    well = request.runtime.ready
+    return _answer({"success": well, "status": "ready" if well else _state(request.runtime)}, well)
+
+
+@only("GET", "HEAD")
+async def health(request: RelayRequest) -> HttpResponse:
+    """Each enabled backend's health; 503 when one is not well. Warnings alone leave it 200."""
+    runtime = request.runtime
+    services = {name: {"healthy": state.healthy} for name, state in runtime.connector.status().items()}
+    well = runtime.started and all(service["healthy"] for service in services.values())
+    body = {
+        "success": well,
+        "warnings": _warnings(runtime),
+        "status": "healthy" if well else "degraded",
+        "gateway": _state(runtime),
+        "version": relay.__version__,
+        "services": services,
+    }
+    return _answer(body, well)
+
+
+def _state(runtime: Runtime) -> str:
+    if runtime.draining:
+        return "draining"
+    return "running" if runtime.started else "starting"
+
+
+def _warnings(runtime: Runtime) -> list[str]:
+    if not runtime.started:
+        return ["there is no configuration yet"]
+    watcher = runtime.watcher
+    if watcher is None or not watcher.error:
+        return []
+    return [f"configuration is {watcher.age_seconds:.0f} s old: {watcher.error}"]
+
+
+def _answer(body: dict[str, object], well: bool) -> HttpResponse:
+    response = JsonResponse(body, status=200 if well else 503)
+    response["Cache-Control"] = "no-store"
+    return response

@@ -1,0 +1,32 @@
+"""Which methods a page of the gateway answers."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import wraps
+
+from django.http.response import HttpResponseBase
+
+from relay.http.request import RelayRequest
+from relay.http.response import refused
+from relay.refusals import Refusal
+
+View = Callable[[RelayRequest], Awaitable[HttpResponseBase]]
+
+
+def only(*methods: str) -> Callable[[View], View]:
+    """Answer other methods with 405 and the ones there are (RFC 9110 §15.5.6)."""
+    allowed = ", ".join(methods)
+
+    def decorate(view: View) -> View:
+        @wraps(view)
+        async def guarded(request: RelayRequest) -> HttpResponseBase:
+            if request.method in methods:
+                return await view(request)
+            response = refused(request, Refusal("method_not_allowed", f"{request.method} is none of {allowed}"))
+            response.raw_headers.append((b"allow", allowed.encode()))
+            return response
+
+        return guarded
+
+    return decorate

@@ -1,0 +1,62 @@
+"""The page that Prometheus scrapes. It tells much about the traffic, so it is not for everybody."""
+
+from __future__ import annotations
+
+from hmac import compare_digest
+from ipaddress import ip_address
+
+from django.http import HttpResponse
+from django.http.response import HttpResponseBase
+
+from relay.entry import Arrival
+from relay.http.request import RelayRequest
+from relay.http.response import refused
+from relay.live.metrics import CONTENT_TYPE
+from relay.pages.methods import only
+from relay.refusals import Refusal
+from relay.typing import RawHeaders
+
+
+@only("GET", "HEAD")
+async def metrics(request: RelayRequest) -> HttpResponseBase:
+    """The numbers of all worker processes; 401 or 403 for whom they are not."""
+    if refusal := _refusal(request):
+        return refused(request, refusal)
+    request.runtime.flush_metrics()
+    response = HttpResponse(request.runtime.metrics.render(), content_type=CONTENT_TYPE)
+    response["Cache-Control"] = "no-store"
+    return response
+
+
+def _refusal(request: RelayRequest) -> Refusal | None:
+    """With ``METRICS_TOKEN``, whoever has it may; without, only a client on this machine."""
+    wanted = request.runtime.settings.metrics_token
+    if not wanted:
+        if on_this_machine(request.arrival, request.raw_headers):
+            return None
+        return Refusal("role_required", "METRICS_TOKEN is not set, so only loopback clients get the metrics")
+    scheme, _, given = (request.field(b"authorization") or "").strip().partition(" ")
+    if scheme.lower() != "bearer" or not given:
+        return Refusal("no_token", "the metrics want Authorization: Bearer with METRICS_TOKEN")
+    if not compare_digest(given.strip().encode("latin-1"), wanted.encode()):
+        return Refusal("invalid_token", "it is not METRICS_TOKEN")
+    return None
+
+
+_BY_A_PROXY = frozenset({b"forwarded", b"x-forwarded-for", b"x-real-ip"})
+
+
+def on_this_machine(arrival: Arrival, headers: RawHeaders) -> bool:
+    """Whether a request comes from a loopback client.
+
+    A proxy on this machine that is not in ``TRUSTED_PROXIES`` makes everybody look like one: what it forwards doesn't
+    count. Neither does a Unix socket's peer, who has no address.
+    """
+    if not arrival.peer_trusted and any(name in _BY_A_PROXY for name, _ in headers):
+        return False
+    try:
+        address = ip_address(arrival.client)
+    except ValueError:
+        return False
+    mapped = address.ipv4_mapped if address.version == 6 else None
+    return (mapped or address).is_loopback
