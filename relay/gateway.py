@@ -1,0 +1,179 @@
+"""The application: what every request and handshake passes, and which room it is for.
+
+In order: arrival, host, rate; then the admin on Django's own handler, or identity and the relay.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from functools import lru_cache
+from urllib.parse import quote
+
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+from django.core.handlers.asgi import ASGIHandler
+from django.http.request import split_domain_port, validate_host
+
+from relay.access import NEVER
+from relay.entry import Arrival, arrive
+from relay.http import cors
+from relay.identity.middleware import IdentityMiddleware
+from relay.identity.model import NOBODY
+from relay.live import log as events
+from relay.refusals import Refusal
+from relay.routing.watch import ConfigurationUnavailable
+from relay.runtime import Runtime
+from relay.typing import ASGIApp, Receive, Scope, Send
+
+log = logging.getLogger("relay")
+
+DJANGO = ("/admin/", settings.STATIC_URL)
+"""Paths on Django's own handler with its middleware; all others skip its cost."""
+
+HEALTH = ("/health", "/health/live", "/health/ready")
+"""Asked by machines that know neither our names nor our limits."""
+
+UNLIMITED = frozenset({*HEALTH, "/metrics"})
+"""Paths that no rate limit touches (contract, section 7)."""
+
+
+def is_health(path: str) -> bool:
+    """Whether a path is answered for any ``Host``, and while draining."""
+    return path in HEALTH
+
+
+class Gateway:
+    """The ASGI application.
+
+    Args:
+        http: The lean handler of the relayed paths and of the gateway's own small pages.
+        websocket: The consumer.
+    """
+
+    def __init__(self, runtime: Runtime, http: ASGIApp, websocket: ASGIApp) -> None:
+        self.runtime = runtime
+        self._django = ASGIHandler()
+        self._rooms = {
+            kind: IdentityMiddleware(app, runtime.places, runtime.examiner, runtime.tickets)
+            for kind, app in (("http", http), ("websocket", websocket))
+        }
+        self._server_seen = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        kind = scope["type"]
+        if kind == "lifespan":
+            return await self._lifespan(receive, send)
+        if kind not in self._rooms:
+            raise ValueError(f"the gateway speaks HTTP and WebSocket, not {kind}")
+        runtime = self.runtime
+        if not runtime.started:
+            await self._start()
+        if not self._server_seen:
+            self._see_server(scope)
+        arrival = scope["relay"] = arrive(scope, runtime.settings.trusted_proxies)
+        if not scope.get("raw_path"):
+            scope["raw_path"] = quote(scope["path"], safe="/!$&'()*+,;=:@~").encode()
+        if refusal := self._at_the_door(scope, arrival):
+            return await self._refuse(scope, receive, send, arrival, refusal)
+        path: str = scope["path"]
+        if kind == "http" and path.startswith(DJANGO):
+            return await self._django(_as_the_client_sees_it(scope, arrival), receive, send)
+        return await self._rooms[kind](scope, receive, send)
+
+    async def _start(self) -> None:
+        """Start late, under a server without lifespan (Daphne); without a database only the health pages answer."""
+        try:
+            await self.runtime.start()
+        except (ConfigurationUnavailable, ImproperlyConfigured) as exc:
+            log.error("no configuration: %s", exc)
+
+    def _at_the_door(self, scope: Scope, arrival: Arrival) -> Refusal | None:
+        """Judge what no route is needed for."""
+        path: str = scope["path"]
+        if scope["type"] == "http" and scope["method"] in NEVER:
+            return Refusal("method_not_allowed", f"{scope['method']} is never relayed")
+        if not is_health(path) and not _host_allowed(arrival.host):
+            return Refusal("bad_request", f"the host {arrival.host[:200] or '(none)'} is not in ALLOWED_HOSTS")
+        if not self.runtime.started and not is_health(path):
+            return Refusal("internal_error", "there is no configuration yet")
+        rates = self.runtime.rates
+        if rates is not None and path not in UNLIMITED:
+            wait = rates.take(arrival.client, arrival.started)
+            if wait:
+                detail = f"client {arrival.client or '(unix socket)'} passed RATE_LIMIT"
+                return Refusal("rate_limited", detail, retry_after=math.ceil(wait))
+        return None
+
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send, arrival: Arrival, refusal: Refusal) -> None:
+        """Answer with the contract's JSON; where the server can't refuse a handshake with it, with its own 403."""
+        facts = {
+            "request_id": arrival.request_id,
+            "client": arrival.client,
+            "path": scope["path"],
+            "status": refusal.status,
+            "code": refusal.code,
+            "detail": refusal.detail,
+            "duration": time.monotonic() - arrival.started,
+        }
+        self.runtime.metrics.refusal(refusal.code)
+        body = refusal.body(arrival.request_id)
+        headers = refusal.headers(arrival.request_id, body)
+        if scope["type"] == "http":
+            events.http_refused(method=scope["method"], **facts)
+            self.runtime.metrics.http("", "", refusal.status, facts["duration"])
+            origin = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"origin"), None)
+            headers = cors.share(headers, origin, self.runtime.snapshot)
+            await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
+            await send({"type": "http.response.body", "body": body})
+            return
+        events.ws_refused(**facts)
+        self.runtime.metrics.handshake(refusal.code)
+        await receive()
+        if "websocket.http.response" in scope.get("extensions", {}):
+            await send({"type": "websocket.http.response.start", "status": refusal.status, "headers": headers})
+            await send({"type": "websocket.http.response.body", "body": body})
+        else:
+            await send({"type": "websocket.close"})
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        """ASGI's lifespan: the configuration is there before the first request is."""
+        await receive()
+        try:
+            await self.runtime.start()
+        except Exception as exc:
+            await send({"type": "lifespan.startup.failed", "message": str(exc)})
+            return
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self.runtime.stop()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    def _see_server(self, scope: Scope) -> None:
+        """Say once what the server under us can't keep of the contract."""
+        self._server_seen = True
+        extensions = scope.get("extensions") or {}
+        if "relay.cancel" in extensions or "relay.tunnel" in extensions:
+            return
+        lacks = ["permessage-deflate and a byte tunnel for WebSockets", "a drain"]
+        if scope["type"] == "websocket" and "websocket.http.response" not in extensions:
+            lacks += ["statuses of refused handshakes (all are 403)", "close reasons", "most close codes"]
+        log.warning("this server can't offer: %s; 'python manage.py serve' does", ", ".join(lacks))
+
+
+@lru_cache(maxsize=1024)
+def _host_allowed(host: str) -> bool:
+    """Django's own rule for ``ALLOWED_HOSTS``; an HTTP/1.0 request may come without a host where any host will do."""
+    domain, _ = split_domain_port(host)
+    if not host:
+        return "*" in settings.ALLOWED_HOSTS
+    return bool(domain) and validate_host(domain, settings.ALLOWED_HOSTS)
+
+
+def _as_the_client_sees_it(scope: Scope, arrival: Arrival) -> Scope:
+    """For Django: scheme, host and address of the client, whatever trusted proxies stand between."""
+    headers = [(name, value) for name, value in scope["headers"] if name != b"host"]
+    headers.append((b"host", arrival.host.encode("latin-1")))
+    scope.setdefault("identity", NOBODY)
+    return scope | {"scheme": arrival.scheme, "headers": headers, "client": [arrival.client or "", 0]}

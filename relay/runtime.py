@@ -1,0 +1,193 @@
+"""One process of the gateway, put together: what it knows, and what follows from a change.
+
+Everything here belongs to the event loop's thread. The configuration, revocations and kicks come from the database
+through the `Watcher`, whose thread hands them over; no request waits for any of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+
+from channels.db import database_sync_to_async
+from django.core.exceptions import ImproperlyConfigured
+
+from gatewaysite.env import RelaySettings
+from relay.backends.connector import Connector
+from relay.forwarding import Forwarding
+from relay.http.client import Client
+from relay.identity.middleware import Examiner
+from relay.identity.places import Places
+from relay.identity.revocation import Revocations, revokes
+from relay.identity.tickets import Tickets
+from relay.identity.tokens import Verifier
+from relay.live import log as events
+from relay.live.metrics import Metrics
+from relay.live.registry import CONFIG_CHANGED, DRAIN, KICKED, REVOKED, LiveSocket, Registry
+from relay.rate import ClientRates
+from relay.routing import loader
+from relay.routing.endings import ended_by
+from relay.routing.snapshot import Snapshot
+from relay.routing.watch import ConfigurationUnavailable, KickEntry, RevocationEntry, Watcher
+
+log = logging.getLogger("relay")
+
+FLUSH_INTERVAL = 2.0
+"""Seconds between two looks at the live sockets for the metrics of other processes."""
+
+
+class Runtime:
+    """What the rooms of one process share.
+
+    Args:
+        settings: Of the environment.
+        snapshot: A configuration that stands still, for tests; None: the database is followed from `start` on.
+
+    Attributes:
+        snapshot: The configuration in force.
+        draining: The process takes no new work.
+    """
+
+    def __init__(self, settings: RelaySettings, snapshot: Snapshot | None = None) -> None:
+        self.settings = settings
+        self.snapshot = snapshot if snapshot is not None else Snapshot()
+        self.draining = False
+        self.registry = Registry()
+        self.metrics = Metrics()
+        self.connector = Connector()
+        self.client = Client(self.connector)
+        self.revocations = Revocations()
+        self.verifier = Verifier(settings)
+        self.places = Places(settings.jwt_cookie, settings.jwt_query_param)
+        self.examiner = Examiner(self.verifier, self.revocations)
+        self.tickets = Tickets()
+        self.forwarding = Forwarding(settings.jwt_cookie, settings.jwt_query_param)
+        self.rates = ClientRates(settings.rate_limit) if settings.rate_limit else None
+        self.watcher: Watcher | None = None
+        self._follows = snapshot is None
+        self._starting: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[object]] = set()
+
+    # Life
+
+    @property
+    def started(self) -> bool:
+        return self._starting is not None and self._starting.done() and not self._starting.cancelled()
+
+    @property
+    def ready(self) -> bool:
+        """Whether new work is welcome: there is a configuration, and no drain."""
+        return self.started and not self.draining
+
+    async def start(self) -> None:
+        """Load the configuration and begin to follow it; several may wait for the same start.
+
+        Raises:
+            ConfigurationUnavailable: The database can't be read; the next call tries again.
+            ImproperlyConfigured: ``MAIN_SERVICE_URL`` or ``ALLOWED_ORIGINS`` can't be used.
+        """
+        if self._starting is None:
+            self._starting = asyncio.ensure_future(self._start())
+        starting = self._starting
+        try:
+            await asyncio.shield(starting)
+        except (ConfigurationUnavailable, ImproperlyConfigured):
+            if self._starting is starting:
+                self._starting = None
+            raise
+
+    async def _start(self) -> None:
+        if self._follows:
+            settings = self.settings
+            bootstrap = database_sync_to_async(loader.bootstrap, thread_sensitive=False)
+            await bootstrap(settings.main_service_url, settings.allowed_origins)
+            watcher = Watcher(asyncio.get_running_loop(), self.on_snapshot, self.on_revocations, self.on_kicks)
+            await asyncio.to_thread(watcher.load_first)
+            self.watcher = watcher
+            # The callbacks of the first look have been queued before the thread gave us its result.
+            await asyncio.sleep(0)
+        else:
+            self.connector.update(self.snapshot)
+        if self.verifier.jwks is not None:
+            self.verifier.jwks.refresh_if_due()
+        self._spawn(self._flush_regularly())
+
+    async def stop(self) -> None:
+        """End what runs in the background; sockets and requests have ended before, or are cut now."""
+        if self.watcher is not None:
+            await asyncio.to_thread(self.watcher.stop)
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.client.close()
+        await self.connector.close()
+
+    def drain(self) -> None:
+        """Take no new work, and close the sockets, spread over half of ``DRAIN_SECONDS`` (contract, section 8)."""
+        if not self.draining:
+            self.draining = True
+            self._spawn(self.registry.end_all(DRAIN, self.settings.drain_seconds / 2))
+
+    # What follows from a change
+
+    def on_snapshot(self, snapshot: Snapshot) -> None:
+        """Put a configuration in force; sockets that have no place in it are closed, nobody else is touched."""
+        before, self.snapshot = self.snapshot, snapshot
+        self.connector.update(snapshot)
+        closed = self.registry.end_where(ended_by(snapshot), CONFIG_CHANGED) if before.routes else 0
+        events.config_changed(
+            revision=snapshot.revision,
+            backends=len(snapshot.backends),
+            routes=len(snapshot.routes),
+            origins=len(snapshot.origins),
+            sockets_closed=closed,
+        )
+
+    def on_revocations(self, entries: list[RevocationEntry]) -> None:
+        """Let the revoked in no more, and end their sockets."""
+        self.revocations.add(entries)
+        if not self.started:  # what was in force before: there is no socket yet, and nobody wants to read it again
+            return
+        for entry in entries:
+            closed = self.registry.end_where(lambda socket, e=entry: revokes(e, socket.identity), REVOKED)  # type: ignore[misc]
+            value = entry.value[:12] if entry.kind == "token" else entry.value
+            events.auth_revoked(kind=entry.kind, value=value, sockets_closed=closed)
+
+    def on_kicks(self, entries: list[KickEntry]) -> None:
+        """End the sockets that an administrator picked."""
+        for entry in entries:
+            self.registry.end_where(lambda socket, e=entry: _kicked(e, socket), KICKED)  # type: ignore[misc]
+
+    # Metrics
+
+    def flush_metrics(self) -> None:
+        """Bring what is sampled up to date, for a scrape."""
+        health = {name: state.healthy for name, state in self.connector.status().items()}
+        self.metrics.flush(self.registry, health, self.watcher.age_seconds if self.watcher else 0.0)
+
+    async def _flush_regularly(self) -> None:
+        while True:
+            await asyncio.sleep(FLUSH_INTERVAL)
+            self.flush_metrics()
+
+    def _spawn(self, coroutine: object) -> None:
+        task = asyncio.ensure_future(coroutine)  # type: ignore[call-overload, var-annotated]
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[object]) -> None:
+        self._tasks.discard(task)
+        with suppress(asyncio.CancelledError):
+            if (exc := task.exception()) is not None:
+                log.error("a background task failed", exc_info=exc)
+
+
+def _kicked(entry: KickEntry, socket: LiveSocket) -> bool:
+    match entry.kind:
+        case "socket":
+            return socket.id == entry.value
+        case "user":
+            return socket.identity is not None and socket.identity.user_id == entry.value
+        case _:
+            return socket.route.path == entry.value
