@@ -1,0 +1,160 @@
+"""The issuer's published keys, fetched beside the traffic and kept for as long as no newer ones can be had.
+
+A token never makes a request wait for longer than `PATIENCE`, and no number of tokens makes more than one fetch per
+`COOLDOWN`: whoever sends made-up key ids can't turn the gateway against the issuer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import json
+import logging
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from relay.identity.keys import Key, published
+
+if TYPE_CHECKING:
+    from gatewaysite.env import RelaySettings
+
+REFRESH = 300.0  # s between two fetches that went well
+COOLDOWN = 10.0  # s after the beginning of a fetch, before an unknown key or a failure may begin another
+TIMEOUT = 5.0  # s for a fetch
+PATIENCE = 2.0  # s that a request waits for a fetch
+LARGEST = 1 << 20  # bytes of the document
+
+log = logging.getLogger("relay.identity")
+
+
+class Jwks:
+    """The keys at ``JWT_JWKS_URL``. For one thread, the event loop's; only the fetch itself runs in another.
+
+    There is nothing to start: the first request that looks for a key begins the first fetch, any request that comes
+    when one is due begins it without waiting for it.
+
+    Args:
+        changed: Called when the set of keys is another one than before.
+        clock: Monotonic seconds.
+
+    Attributes:
+        keys: As they were last fetched; empty before.
+    """
+
+    def __init__(
+        self,
+        settings: RelaySettings,
+        changed: Callable[[], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.keys: tuple[Key, ...] = ()
+        self._settings, self._changed, self._clock = settings, changed, clock
+        self._document: Any = None
+        self._due = self._not_before = -float("inf")
+        self._fetching: asyncio.Task[None] | None = None
+
+    def refresh_if_due(self) -> None:
+        """Begin a fetch, if the last one is too long ago, and come back at once."""
+        if self._clock() >= self._due:
+            self._begin()
+
+    async def newer(self) -> None:
+        """Wait for keys newer than these: for the fetch in flight or, where one may begin, for a fresh one."""
+        fetching = self._begin()
+        if fetching is not None:
+            await asyncio.wait([fetching], timeout=PATIENCE)
+
+    def load(self) -> None:
+        """Fetch now, in this thread: for commands.
+
+        Raises:
+            OSError: If the document can't be had.
+            ValueError: If it is not one with usable keys.
+        """
+        self._accept(fetch(self._settings.jwt_jwks_url))
+
+    async def close(self) -> None:
+        if self._fetching is not None:
+            self._fetching.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._fetching
+            self._fetching = None
+
+    def _begin(self) -> asyncio.Task[None] | None:
+        if self._fetching is None:
+            if self._clock() < self._not_before:
+                return None
+            self._due = self._not_before = self._clock() + COOLDOWN
+            self._fetching = asyncio.create_task(self._refresh(), name="jwks")
+        return self._fetching
+
+    async def _refresh(self) -> None:
+        try:
+            self._accept(await asyncio.to_thread(fetch, self._settings.jwt_jwks_url))
+            self._due = self._clock() + REFRESH
+        except (OSError, ValueError, http.client.HTTPException) as exc:
+            cause = str(exc) or type(exc).__name__
+            log.warning("auth.jwks: %s: %s; %d keys stay in force", self._settings.jwt_jwks_url, cause, len(self.keys))
+        finally:
+            self._fetching = None
+
+    def _accept(self, document: Any) -> None:
+        if document != self._document:
+            self.keys = published(document, self._settings)
+            self._document = document
+            self._changed()
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows a redirect within HTTP, and never from https to http."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: http.client.HTTPMessage, newurl: str
+    ) -> urllib.request.Request | None:
+        scheme = urlsplit(newurl).scheme
+        if scheme != "https" and scheme != req.type:
+            fp.close()
+            raise ValueError(f"redirected from {req.type} to {scheme}, which is not followed")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def fetch(url: str, timeout: float = TIMEOUT) -> Any:
+    """The JSON document at an http or https url, without the environment's proxies.
+
+    Raises:
+        OSError: If it can't be had within the time limit, or the answer is no success.
+        ValueError: If it is too large, no JSON, or lies behind a redirect that is not followed.
+    """
+    opener = urllib.request.OpenerDirector()  # bare: no file, ftp or data urls, and no proxies
+    for handler in (
+        urllib.request.HTTPHandler(),
+        urllib.request.HTTPSHandler(),
+        urllib.request.HTTPErrorProcessor(),
+        urllib.request.HTTPDefaultErrorHandler(),
+        _Redirects(),
+    ):
+        opener.add_handler(handler)
+    deadline = time.monotonic() + timeout
+    body = bytearray()
+    try:
+        request = urllib.request.Request(url, headers={"Accept": "application/json"})  # noqa: S310 (the opener knows http and https only)
+        with opener.open(request, timeout=timeout) as response:
+            while chunk := response.read1(1 << 16):
+                body += chunk
+                if len(body) > LARGEST:
+                    raise ValueError(f"the answer is larger than {LARGEST} bytes")
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"no complete answer within {timeout:g} s")
+            if response.length:
+                raise OSError(f"the answer was cut off, {response.length} bytes before its end")
+        return json.loads(body)
+    except urllib.error.HTTPError as exc:
+        exc.close()
+        raise OSError(f"the answer is {exc.code}") from exc
+    except RecursionError as exc:
+        raise ValueError("the answer is nested too deeply") from exc

@@ -1,0 +1,195 @@
+"""The keys that tokens are verified with: one `Key` per key and algorithm, through simplejwt's `TokenBackend`.
+
+A key only ever meets its own algorithm: what a token's header says picks among the pinned ones, and never how a key is
+read (RFC 8725 §3.1). So ``none`` can't be asked for, and a public key can't be taken for an HMAC secret.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import jwt
+from jwt.algorithms import get_default_algorithms
+from jwt.exceptions import InvalidJTIError
+from rest_framework_simplejwt.backends import TokenBackend
+
+from relay.identity.errors import ExpiredToken, InvalidToken, WrongKey
+
+if TYPE_CHECKING:
+    from gatewaysite.env import RelaySettings
+
+HMAC = frozenset({"HS256", "HS384", "HS512"})
+NEVER = float("inf")
+
+_MOST_KEYS = 64  # of a JWKS that are looked at; real ones have two to ten
+_ALGORITHMS = get_default_algorithms()
+
+
+class Key(TokenBackend):
+    """A key with its algorithm, and the issuer, audience and leeway that its tokens are held to.
+
+    Args:
+        key: The secret for HMAC, else a PEM text or a public key object.
+        kid: Its name in a JWKS; None: it may fit any token.
+        until: Unix time from which it verifies nothing any more.
+
+    Raises:
+        ValueError: If the key is none for this algorithm.
+    """
+
+    def __init__(
+        self, algorithm: str, key: Any, settings: RelaySettings, kid: str | None = None, until: float = NEVER
+    ) -> None:
+        symmetric = algorithm in HMAC
+        super().__init__(
+            algorithm,
+            signing_key=key if symmetric else None,
+            verifying_key="" if symmetric else key,
+            audience=settings.jwt_audience or None,
+            issuer=settings.jwt_issuer or None,
+            leeway=settings.jwt_leeway,
+        )
+        self.kid, self.until = kid, until
+        try:
+            prepared = self.get_verifying_key(None)
+            too_short = None if symmetric else _ALGORITHMS[algorithm].check_key_length(prepared)
+        except (jwt.PyJWTError, ValueError, TypeError) as exc:
+            raise ValueError(f"it is no key for {algorithm}") from exc
+        if too_short:
+            raise ValueError(too_short)
+
+    def claims(self, token: str, *, now: bool = True) -> dict[str, Any]:
+        """The claims of a token that this key signed and that is good.
+
+        As simplejwt's ``decode``, but ``exp`` is required, and ``sub`` may be an integer, since the user id may.
+
+        Args:
+            now: Whether it must be good at this moment, or may have expired.
+
+        Raises:
+            WrongKey: The signature is another's.
+            ExpiredToken: All is good but ``exp``.
+            InvalidToken: Anything else.
+        """
+        try:
+            claims: dict[str, Any] = jwt.decode(
+                token,
+                self.get_verifying_key(token),
+                algorithms=[self.algorithm],
+                audience=self.audience,
+                issuer=self.issuer,
+                leeway=self.get_leeway(),
+                options={
+                    "require": ["exp"],
+                    "verify_exp": now,
+                    "verify_aud": self.audience is not None,
+                    "verify_sub": False,
+                },
+            )
+        except jwt.InvalidSignatureError as exc:
+            raise WrongKey("the signature fits no key") from exc
+        except jwt.PyJWTError as exc:
+            raise self._explained(token, exc) from exc
+        return claims
+
+    def _explained(self, token: str, exc: jwt.PyJWTError) -> InvalidToken | ExpiredToken:
+        """What was compared with what; PyJWT looks at claims only when the signature is good."""
+        match exc:
+            case jwt.ExpiredSignatureError():
+                return ExpiredToken("exp has passed")
+            case jwt.ImmatureSignatureError():
+                return InvalidToken("nbf or iat lies in the future")
+            case jwt.InvalidIssuerError():
+                return InvalidToken(f"iss is {_claim(token, 'iss')}, JWT_ISSUER is {self.issuer!r}")
+            case jwt.InvalidAudienceError():
+                return InvalidToken(f"aud is {_claim(token, 'aud')}, JWT_AUDIENCE is {self.audience!r}")
+            case jwt.MissingRequiredClaimError():
+                return InvalidToken(f"the claim {exc.claim} is missing")
+            case InvalidJTIError():
+                return InvalidToken("the claim jti is no string")
+            case _:
+                return InvalidToken("it is not a well-formed JWT, or a time in it is no number")
+
+
+def _claim(token: str, name: str) -> str:
+    return repr(jwt.decode(token, options={"verify_signature": False}).get(name))[:100]
+
+
+def configured(settings: RelaySettings) -> tuple[Key, ...]:
+    """The keys that the settings themselves hold, the current before the previous.
+
+    Raises:
+        ValueError: If an HMAC algorithm stands beside a public key or a JWKS (RFC 8725 §3.1), or the PEM is no
+            key for any of the algorithms.
+    """
+    algorithms = settings.jwt_algorithms
+    if settings.jwt_public_key or settings.jwt_jwks_url:
+        if not HMAC.isdisjoint(algorithms):
+            raise ValueError("JWT_ALGORITHMS: an HMAC algorithm can't stand beside a public key or JWKS")
+        keys = tuple(usable(algorithms, settings.jwt_public_key, settings)) if settings.jwt_public_key else ()
+        if settings.jwt_public_key and not keys:
+            raise ValueError(f"JWT_PUBLIC_KEY: it is no public key for {', '.join(algorithms)}")
+        return keys
+    until = NEVER if settings.jwt_previous_until is None else settings.jwt_previous_until
+    secrets = [(settings.jwt_secret, NEVER), (settings.jwt_previous_secret, until)]
+    return tuple(
+        Key(algorithm, secret, settings, until=end)
+        for secret, end in secrets
+        for algorithm in algorithms
+        if secret and algorithm in HMAC
+    )
+
+
+def usable(algorithms: Iterable[str], key: Any, settings: RelaySettings, kid: str | None = None) -> Iterator[Key]:
+    """One `Key` for each of the algorithms that the asymmetric key can be used with."""
+    for algorithm in algorithms:
+        if algorithm not in HMAC:
+            try:
+                yield Key(algorithm, key, settings, kid)
+            except ValueError:
+                continue
+
+
+def published(document: Any, settings: RelaySettings) -> tuple[Key, ...]:
+    """The keys of a JWKS that are public, for signatures and for a pinned algorithm (RFC 7517 §4).
+
+    The others are skipped (§5).
+
+    Raises:
+        ValueError: If it is no JWKS, or holds not one such key.
+    """
+    entries = document.get("keys") if isinstance(document, Mapping) else None
+    if not isinstance(entries, list):
+        raise ValueError("the answer is no JWKS")
+    keys = tuple(key for entry in entries[:_MOST_KEYS] for key in _of_entry(entry, settings))
+    if not keys:
+        raise ValueError(f"none of its {len(entries)} keys can be used with {', '.join(settings.jwt_algorithms)}")
+    return keys
+
+
+def _of_entry(entry: Any, settings: RelaySettings) -> Iterator[Key]:
+    if not isinstance(entry, dict) or entry.get("kty") not in ("RSA", "EC", "OKP") or "d" in entry:
+        return  # symmetric, unknown, or a private key that should never have been published
+    operations, kid = entry.get("key_ops"), entry.get("kid")
+    if entry.get("use", "sig") != "sig" or "verify" not in (operations if isinstance(operations, list) else ["verify"]):
+        return
+    pinned = [a for a in settings.jwt_algorithms if a not in HMAC and entry.get("alg", a) == a]
+    for algorithm in pinned:
+        try:
+            public = jwt.PyJWK(entry, algorithm).key
+        except (jwt.PyJWTError, ValueError, TypeError, AttributeError):
+            continue
+        yield from usable([algorithm], public, settings, kid if isinstance(kid, str) else None)
+
+
+def candidates(keys: Iterable[Key], algorithm: str, kid: str | None, now: float) -> list[Key]:
+    """The keys that may have signed a token with this header (RFC 7515 §4.1.4).
+
+    A ``kid`` that is missing on either side fits any.
+    """
+    return [
+        key
+        for key in keys
+        if key.algorithm == algorithm and now < key.until and (kid is None or key.kid is None or key.kid == kid)
+    ]

@@ -1,0 +1,93 @@
+"""The second room: who is it? Puts an Identification into ``scope["identity"]``, for HTTP and WebSocket alike.
+
+It refuses nobody: what a bad token means depends on the route, and that is for `relay.access` to judge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from relay.identity.errors import TokenError, UnknownKey
+from relay.identity.model import NOBODY, Identification, Presented, TokenPlace
+from relay.identity.places import TICKET, Found, Places, parameters
+from relay.identity.revocation import Revocations
+from relay.identity.tickets import InvalidTicket, Tickets, TicketStoreUnreachable
+from relay.identity.tokens import Verifier, choose
+from relay.typing import ASGIApp, Receive, Scope, Send
+
+MOST_TOKENS = 16  # in one request that are verified; browsers and proxies together make two or three
+
+
+class Examiner:
+    """Judges tokens by all there is to know about them: signature, claims, time and revocation."""
+
+    def __init__(self, verifier: Verifier, revocations: Revocations) -> None:
+        self.verifier, self.revocations = verifier, revocations
+
+    async def identify(self, found: Sequence[Found]) -> Identification:
+        """Name the one who presents these tokens.
+
+        Waits only while a key is fetched that could make one of them valid.
+        """
+        if self.verifier.jwks is not None:
+            self.verifier.jwks.refresh_if_due()
+        who = self.examine(found)
+        if self.verifier.jwks is not None and who.identity is None and any(p.unknown_key for p in who.presented):
+            await self.verifier.jwks.newer()
+            who = self.examine(found)
+        return who
+
+    def examine(self, found: Sequence[Found]) -> Identification:
+        """The same with the keys at hand."""
+        if not found:
+            return NOBODY
+        if len(found) > MOST_TOKENS:
+            detail = f"{len(found)} tokens in one request, at most {MOST_TOKENS} are looked at"
+            return choose([Presented(place, value, None, "invalid_token", detail) for place, value in found])
+        return choose([self._present(place, value) for place, value in found])
+
+    def _present(self, place: TokenPlace, value: str) -> Presented:
+        try:
+            identity = self.verifier.verify(value)
+        except TokenError as exc:
+            return Presented(place, value, None, exc.code, str(exc), isinstance(exc, UnknownKey))
+        if reason := self.revocations.check(identity):
+            return Presented(place, value, None, "revoked_token", reason)
+        return Presented(place, value, identity)
+
+
+class IdentityMiddleware:
+    """ASGI middleware around the whole application."""
+
+    def __init__(self, app: ASGIApp, places: Places, examiner: Examiner, tickets: Tickets) -> None:
+        self._app, self._places, self._examiner, self._tickets = app, places, examiner, tickets
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] in ("http", "websocket"):
+            # Into the scope itself, not a copy: whoever logs the request around us names its user.
+            scope["identity"] = await self._identify(scope)
+        await self._app(scope, receive, send)
+
+    async def _identify(self, scope: Scope) -> Identification:
+        found = self._places.find(scope)
+        who = await self._examiner.identify(found) if found else NOBODY
+        if scope["type"] == "websocket" and (query := scope["query_string"]):
+            tickets = {ticket for ticket in parameters(query, TICKET) if ticket}
+            if tickets:
+                return await self._redeem(tickets, scope, who)
+        return who
+
+    async def _redeem(self, tickets: set[str], scope: Scope, beside: Identification) -> Identification:
+        """Let the ticket decide; the tokens beside it are kept in mind only to be taken out of the request."""
+        origin = ", ".join(value.decode("latin-1") for name, value in scope["headers"] if name == b"origin")
+        refused = replace(beside, identity=None, place="")
+        if len(tickets) > 1:
+            return replace(refused, code="invalid_ticket", detail="several tickets in one handshake")
+        try:
+            identity = await self._tickets.redeem(tickets.pop(), scope["path"], origin)
+        except (InvalidTicket, TicketStoreUnreachable) as exc:
+            return replace(refused, code="invalid_ticket", detail=str(exc))
+        if reason := self._examiner.revocations.check(identity):
+            return replace(refused, code="revoked_token", detail=f"ticket: {reason}")
+        return replace(beside, identity=identity, place="ticket", code="", detail="")

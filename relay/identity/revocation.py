@@ -1,0 +1,124 @@
+"""Whose token no longer counts, though it has not expired.
+
+Each process keeps the list in memory and asks it for every request and handshake; rows in the database bring it to
+all of them (`relay.routing.watch`). A revoked token or jti is kept until the token would have ended by itself. A
+revoked user is kept for good: nobody knows how long the tokens live that were issued before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+
+from channels.db import database_sync_to_async
+
+from relay.identity.model import Identity
+from relay.models import Revocation
+from relay.routing.watch import RevocationEntry
+
+_SWEEP = 60.0  # s between two removals of what has expired
+_TIMEOUT = 5.0  # s for the database
+
+
+def revokes(entry: RevocationEntry, identity: Identity | None) -> bool:
+    """Whether a revocation ends what lives by this identity; nobody is ever revoked."""
+    if identity is None:
+        return False
+    match entry.kind:
+        case "token":
+            return entry.value == identity.fingerprint
+        case "jti":
+            return bool(identity.jti) and entry.value == identity.jti
+        case _:
+            return entry.value == identity.user_id and _before(identity, entry.revoked_at)
+
+
+def _before(identity: Identity, revoked_at: float) -> bool:
+    """Whether a user's token was there at the revocation; one that doesn't say when it was issued may have been."""
+    return identity.issued_at is None or identity.issued_at <= revoked_at
+
+
+class Revocations:
+    """All revocations in force. For the event loop's thread only.
+
+    Args:
+        clock: Unix time.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._tokens: dict[str, float] = {}  # fingerprint → when it is over
+        self._jtis: dict[str, float] = {}
+        self._users: dict[str, float] = {}  # user id → revoked up to
+        self._sweep_at = 0.0
+
+    def __len__(self) -> int:
+        return len(self._tokens) + len(self._jtis) + len(self._users)
+
+    def add(self, entries: Iterable[RevocationEntry]) -> None:
+        """Put revocations in force. The same one twice is no error, and of two for a user the later counts."""
+        for entry in entries:
+            until = float("inf") if entry.expires_at is None else entry.expires_at
+            if entry.kind == "user":
+                self._users[entry.value] = max(entry.revoked_at, self._users.get(entry.value, 0.0))
+            else:
+                names = self._tokens if entry.kind == "token" else self._jtis
+                names[entry.value] = max(until, names.get(entry.value, 0.0))
+        if (now := self._clock()) >= self._sweep_at:
+            self._sweep_at = now + _SWEEP
+            for names in (self._tokens, self._jtis):
+                for value in [value for value, until in names.items() if until <= now]:
+                    del names[value]
+
+    def check(self, identity: Identity) -> str | None:
+        """Why the identity counts no more, for the log; None while it does."""
+        if identity.fingerprint in self._tokens:
+            return "the token was revoked"
+        if identity.jti and identity.jti in self._jtis:
+            return "its jti was revoked"
+        revoked_at = self._users.get(identity.user_id)
+        if revoked_at is not None and _before(identity, revoked_at):
+            return f"user {identity.user_id} was revoked" + ("" if identity.issued_at else ", and the token has no iat")
+        return None
+
+
+def of_token(identity: Identity, now: float) -> RevocationEntry:
+    """The revocation of the token that an identity stands for."""
+    return RevocationEntry("token", identity.fingerprint, now, identity.expires_at)
+
+
+def record(entry: RevocationEntry, note: str = "") -> None:
+    """Write a revocation to the database: every process puts it in force within a second.
+
+    Raises:
+        django.core.exceptions.ValidationError: If the value is none for its kind.
+        django.db.Error: If the database can't be written.
+    """
+    row = Revocation(
+        kind=entry.kind,
+        value=entry.value,
+        revoked_at=_moment(entry.revoked_at),
+        expires_at=None if entry.expires_at is None else _moment(entry.expires_at),
+        note=note,
+    )
+    row.full_clean()
+    row.save()
+
+
+async def record_in_thread(entry: RevocationEntry, note: str = "") -> None:
+    """The same from the event loop.
+
+    Raises:
+        TimeoutError: The database did not answer.
+    """
+    async with asyncio.timeout(_TIMEOUT):
+        await database_sync_to_async(record, thread_sensitive=False)(entry, note)
+
+
+def _moment(seconds: float) -> datetime:
+    try:
+        return datetime.fromtimestamp(seconds, UTC)
+    except (OverflowError, ValueError):  # an exp beyond the year 9999
+        return datetime.max.replace(tzinfo=UTC)

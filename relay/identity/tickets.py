@@ -1,0 +1,109 @@
+"""Tickets: good for one handshake, within half a minute, on one path, from one origin.
+
+A browser can't set ``Authorization`` on a WebSocket, and a token in the URL ends up in histories and logs; a ticket
+there is worth nothing once it was used. The database holds its SHA-256 only, and the row that one process deletes no
+other finds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+from channels.db import database_sync_to_async
+from django import db
+
+from relay.identity.model import Identity
+from relay.models import Ticket
+
+LIFETIME = 30  # s
+LONGEST_PATH = 2000  # characters
+LONGEST_ORIGIN = 300  # characters
+
+_TIMEOUT = 5.0  # s for the database
+_FORM = re.compile(r"[A-Za-z0-9_-]{43}")  # 256 random bits in base64url
+
+
+class InvalidTicket(Exception):
+    """A ticket that opens nothing; ``str()`` says why, for the log, without the ticket."""
+
+
+class TicketStoreUnreachable(Exception):
+    """The database did not take or give a ticket."""
+
+
+class Tickets:
+    """Issues and redeems tickets, the database calls in threads.
+
+    Args:
+        clock: Unix time.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+
+    async def issue(self, identity: Identity, path: str, origin: str) -> str:
+        """A fresh ticket for an identity.
+
+        Args:
+            path: Decoded, the only one that it opens.
+            origin: The only ``Origin`` that may use it; empty: only a handshake without one.
+
+        Raises:
+            TicketStoreUnreachable: It could not be written.
+        """
+        ticket = secrets.token_urlsafe(32)
+        expires_at = datetime.fromtimestamp(self._clock() + LIFETIME, UTC)
+        row = Ticket(digest=_digest(ticket), identity=asdict(identity), path=path, origin=origin, expires_at=expires_at)
+        await _in_thread(row.save, force_insert=True)
+        return ticket
+
+    async def redeem(self, ticket: str, path: str, origin: str) -> Identity:
+        """The identity of a ticket, which is used up by it.
+
+        A wrong path or origin uses it up as well: a ticket in wrong hands is dead.
+
+        Raises:
+            InvalidTicket: And why.
+            TicketStoreUnreachable: It could not be looked up.
+        """
+        if not _FORM.fullmatch(ticket):
+            raise InvalidTicket("no ticket of ours looks like this")
+        row = await _in_thread(_take, _digest(ticket))
+        if row is None:
+            raise InvalidTicket("unknown, or used already")
+        if row.expires_at.timestamp() <= self._clock():
+            raise InvalidTicket(f"expired at {row.expires_at:%H:%M:%S}")
+        if row.path != path:
+            raise InvalidTicket(f"it is for {row.path}, and was used on {path[:200]}")
+        if row.origin != origin:
+            raise InvalidTicket(f"it is for origin {row.origin or '(none)'}, and came from {origin[:200] or '(none)'}")
+        identity = Identity(**{**row.identity, "roles": tuple(row.identity["roles"])})
+        if identity.expires_at <= self._clock():
+            raise InvalidTicket("its token has expired")
+        return identity
+
+
+def _digest(ticket: str) -> str:
+    return hashlib.sha256(ticket.encode()).hexdigest()
+
+
+def _take(digest: str) -> Ticket | None:
+    """Read and delete a row; of several who try only the one whose delete found it gets it."""
+    row = Ticket.objects.filter(digest=digest).first()
+    return row if row is not None and Ticket.objects.filter(pk=row.pk).delete()[0] else None
+
+
+async def _in_thread(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    try:
+        async with asyncio.timeout(_TIMEOUT):
+            return await database_sync_to_async(function, thread_sensitive=False)(*args, **kwargs)
+    except (db.Error, TimeoutError) as exc:
+        raise TicketStoreUnreachable(f"ticket store unreachable: {type(exc).__name__}") from exc
