@@ -30,18 +30,18 @@ def folder() -> Path:
     return data
 
 
-def kept(path: Path) -> str:
-    """Return the secret in that file; the first time, make one that only this user can read."""
+def kept(path: Path, size: int) -> str:
+    """Return the secret in that file; the first time, make one of `size` random bytes that only this user can read."""
     if not path.exists():
         path.touch(mode=0o600)
-        path.write_text(secrets.token_urlsafe(36))
+        path.write_text(secrets.token_hex(size))
     return path.read_text()
 
 
 def enter() -> Path:
     """Put the demo's settings into this process's environment; return the demo's folder."""
     data = folder()
-    kept(data / "jwt-secret")
+    kept(data / "jwt-secret", 32)
     own = dict.fromkeys(UNSET, "") | {
         "DEBUG": "1",
         "DEMO": "1",

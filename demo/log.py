@@ -5,7 +5,7 @@ import logging
 from collections import deque
 from typing import Any
 
-from relay.live.lines import EVENTS, JsonFormatter
+from relay.live.lines import JsonFormatter
 
 KEPT = 200
 """Lines."""
@@ -21,9 +21,10 @@ class Recent(logging.Handler):
         self.lines: deque[tuple[int, dict[str, Any]]] = deque(maxlen=KEPT)
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.msg in EVENTS:
+        line = json.loads(self.format(record))
+        if line["event"] != "log":
             self.count += 1
-            self.lines.append((self.count, json.loads(self.format(record))))
+            self.lines.append((self.count, line))
 
     def after(self, number: int) -> list[dict[str, Any]]:
         """Return the lines behind that number, oldest first."""

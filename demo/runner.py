@@ -66,7 +66,7 @@ def prepare(data: Path, port: int, backend_port: int) -> str:
     (data / "gateway.toml").write_text(text)
     call_command("import_config", str(data / "gateway.toml"), stdout=io.StringIO())
 
-    password = environment.kept(data / "admin-password")
+    password = environment.kept(data / "admin-password", 6)
     users = get_user_model().objects
     if not users.filter(username="admin").exists():
         users.create_superuser("admin", password=password)
@@ -82,16 +82,16 @@ def banner(port: int, backend_port: int, password: str) -> str:
     return f"""
   The gateway runs, with a demo backend behind it. Ctrl-C stops both.
 
-    Page      {url}/            try everything here
-    Admin     {url}/admin/      admin / {password}
+    Page      {url}/
+    Admin     {url}/admin/     admin / {password}
     Health    {url}/health
-    Backend   http://{HOST}:{backend_port}            whoever reaches it directly skips the gateway
+    Backend   http://{HOST}:{backend_port}            (whoever reaches it directly skips the gateway)
 
   A token (Ada, role user, good for a day), and what to do with it:
 
     TOKEN={token_of(ada, claims_of(ada, TOKEN_LIFETIME))}
     curl -H "Authorization: Bearer $TOKEN" {url}/api/hello
-    {sys.executable} -m demo explain GET /api/hello --token "$TOKEN"
+    {os.path.relpath(sys.executable)} -m demo explain GET /api/hello --token "$TOKEN"
 """
 
 

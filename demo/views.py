@@ -8,7 +8,6 @@ import mimetypes
 from pathlib import Path
 
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
-from django.views.decorators.clickjacking import xframe_options_exempt
 
 from demo.log import recent
 from demo.people import PEOPLE, claims_of, token_of
@@ -22,7 +21,6 @@ async def page(request: HttpRequest) -> HttpResponse:
     return _file("index.html", f"default-src 'self'; frame-src {STRANGER}; frame-ancestors 'none'")
 
 
-@xframe_options_exempt
 async def stranger(request: HttpRequest) -> HttpResponse:
     """Another site's page, in a frame: its script may open sockets to anywhere, as any site's may."""
     return _file("stranger.html", "default-src 'self'; connect-src ws: wss:")
