@@ -1,0 +1,339 @@
+"""What would become of a request: the text of ``manage.py explain``. Pure; judged by the functions of the live path.
+
+Nothing is sent. What only a real request has (its id, the client's address) stands in angle brackets.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import cast
+from urllib.parse import quote
+
+from relay import access, forwarding
+from relay.access import Ask, Denied, Grant
+from relay.entry import Arrival
+from relay.forwarding import Forwarding
+from relay.identity.model import Identification, Identity
+from relay.live.masking import Masker
+from relay.routing import paths
+from relay.routing.snapshot import Route, Snapshot, Url
+from relay.typing import Kind, RawHeaders, Scope
+from relay.websocket.opening import Opening
+
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT")
+
+_FIELD = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*)")  # RFC 9110 §5.6.2, §5.5
+_LABELLED = 11  # columns of the labels on the left
+
+MENDS = {
+    "bad_path": "send the path in its plain form: every backend must read the same path in it",
+    "no_token": 'send Authorization: Bearer <token> (here: --token), or set access = "public" on the route',
+    "invalid_token": "is it signed with JWT_SECRET, or meant for another system? issue_token prints one that is valid",
+    "expired_token": "log in again, or print a fresh one with issue_token",
+    "revoked_token": "log in again; the revocations are listed in the admin",
+    "ambiguous_token": "send one token, in one place",
+    "origin_not_allowed": "add the origin in the admin or as [[origin]], if it is yours",
+    "role_required": "give the user the role where tokens are issued, or add the user's role to the route",
+    "no_route": "add a route in the admin or as [[route]], or correct the path",
+    "backend_disabled": "enable the backend in the admin",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A request that nobody sent.
+
+    Attributes:
+        scope: As a server would hand it to the application.
+    """
+
+    scope: Scope
+    ask: Ask
+    arrival: Arrival
+
+
+def question(
+    method: str,
+    target: str,
+    *,
+    websocket: bool = False,
+    origin: str | None = None,
+    token: str | None = None,
+    fields: Iterable[str] = (),
+    host: str = "localhost",
+) -> Question:
+    """A request out of what was typed.
+
+    Args:
+        target: Path, maybe with a query; characters that don't belong into a request line are percent-encoded.
+        fields: Further ones, as ``Name: value``.
+        host: Unless the fields hold one.
+
+    Raises:
+        ValueError: Something can't be sent like that; the text says what and how it is meant.
+    """
+    typed, method = method, method.upper()
+    if method not in METHODS:
+        meant = f"; METHOD comes first: explain GET {typed}" if typed.startswith("/") else ""
+        raise ValueError(f"METHOD: {typed!r} is none of {', '.join(METHODS)}{meant}")
+    if websocket and method != "GET":
+        raise ValueError(f"METHOD: a WebSocket begins with GET, not {method} (RFC 6455 §4.1)")
+    path, _, query = target.partition("?")
+    if not path.startswith("/"):
+        meant = " without scheme and host" if "://" in path else ", which begins with a slash"
+        raise ValueError(f"PATH: {target!r} is none; give the path{meant}, for example /api/users")
+    headers = [_field(field) for field in fields]
+    names = {name for name, _ in headers}
+    if b"host" not in names:
+        headers.insert(0, (b"host", host.encode()))
+    if websocket:
+        headers += [(b"upgrade", b"websocket"), (b"connection", b"Upgrade")]
+    headers += [_field(f"Origin: {origin}")] if origin is not None else []
+    headers += [_field(f"Authorization: Bearer {token}")] if token is not None else []
+    scope: Scope = {
+        "type": "websocket" if websocket else "http",
+        "method": method,
+        "path": paths.decode(raw := quote(path, safe="/%:@!$&'()*+,;=~#\\").encode()),
+        "raw_path": raw,
+        "query_string": quote(query, safe="/%:@!$&'()*+,;=~?").encode(),
+        "headers": headers,
+        "client": None,
+    }
+    own_host = next(value.decode("latin-1") for name, value in headers if name == b"host")
+    origins = [value.decode("latin-1") for name, value in headers if name == b"origin"]
+    return Question(
+        scope,
+        Ask(cast("Kind", scope["type"]), method, scope["path"], raw, ", ".join(origins) if origins else None, own_host),
+        Arrival("<one per request>", "<client address>", "<client address>", False, "http", own_host, 80, 0.0),
+    )
+
+
+def _field(text: str) -> tuple[bytes, bytes]:
+    found = _FIELD.fullmatch(text.strip())
+    if found is None:
+        raise ValueError(f"{text.partition(':')[0][:80]!r} is no field; write it as 'Name: value', on one line")
+    return found[1].lower().encode(), found[2].strip().encode()
+
+
+def explain(
+    asked: Question, snapshot: Snapshot, who: Identification, rules: Forwarding, now: float, *, own: bool = False
+) -> str:
+    """The whole story of a request, as aligned text. Tokens and cookie values are masked.
+
+    Args:
+        who: Who asks, as the identity room found it.
+        now: Unix time.
+        own: The path is one of the gateway's own pages.
+    """
+    masker = Masker((rules.cookie, rules.query_param))
+    ask = asked.ask
+    query = asked.scope["query_string"].decode()
+    target = masker.text(ask.raw_path.decode() + (f"?{query}" if query else ""))
+    rows: list[tuple[str, str]] = [("asked", f"{'WebSocket' if ask.kind == 'websocket' else ask.method} {target}")]
+    if own:
+        return _aligned([*rows, ("answer", "this is a page of the gateway itself; no route is looked at")])
+    if ask.method in access.NEVER:
+        return _aligned([*rows, ("answer", f"refused: 405 method_not_allowed; {ask.method} is never relayed")])
+    verdict = access.decide(ask, snapshot, who)
+    rows += _route_rows(ask, snapshot, verdict.route)
+    rows += [("who", line) for line in _who(who, verdict.route, now)]
+    if isinstance(verdict, Denied):
+        rows += _denial_rows(ask, snapshot, verdict)
+    else:
+        rows += _grant_rows(asked, verdict, who, rules, masker)
+    return _aligned(rows)
+
+
+# Which route?
+
+
+def _route_rows(ask: Ask, snapshot: Snapshot, route: Route | None) -> list[tuple[str, str]]:
+    if route is None:
+        return [("route", "none")]
+    fitting = [other for other in snapshot.routes if other != route and other.enabled and _fits(other, ask)]
+    beaten = [other for other in fitting if other.kind == ask.kind and other.serves(ask.method)]
+    twins = [other for other in fitting if other.kind != ask.kind and not other.is_prefix]
+    return [
+        ("route", label(route)),
+        *(("", f"more specific than {label(other)}") for other in beaten),
+        *(("", f"not to be confused with {label(other)}: {_other_kind(other)}") for other in twins),
+    ]
+
+
+def label(route: Route) -> str:
+    """A route in one line: path, kind, methods, who gets in, and where it leads."""
+    access_ = f"roles {' or '.join(route.roles)}" if route.access == "roles" else route.access
+    facts = [route.kind, " ".join(route.methods), access_]
+    return f"{route.path} ({', '.join(fact for fact in facts if fact)}) -> {route.backend}"
+
+
+def nearest(ask: Ask, snapshot: Snapshot) -> list[str]:
+    """Why the routes that come closest don't match."""
+    lines = {route.path: line for route in snapshot.routes if _fits(route, ask) and (line := _why_not(route, ask))}
+    known = {route.path: route for route in snapshot.routes if route.kind == ask.kind and route.enabled}
+    for path in difflib.get_close_matches(ask.path[:200], known, 3, cutoff=0.5):
+        lines.setdefault(path, f"{label(known[path])}: {_matches(known[path])}")
+    if lines:
+        return list(lines.values())
+    if not known:
+        return [f"there is no enabled {ask.kind} route at all"]
+    return [f"nothing alike; the {ask.kind} routes are {', '.join(sorted(known)[:20])}"]
+
+
+def _why_not(route: Route, ask: Ask) -> str:
+    """Why a route whose path fits is not the one; empty if it could be."""
+    reasons = []
+    if route.kind != ask.kind:
+        reasons.append(_other_kind(route))
+    elif not route.serves(ask.method):
+        reasons.append(f"it does not serve {ask.method}")
+    if not route.enabled:
+        reasons.append("it is disabled")
+    return f"{label(route)}: {' and '.join(reasons)}" if reasons else ""
+
+
+def _other_kind(route: Route) -> str:
+    return "it is for WebSockets (--websocket)" if route.kind == "websocket" else "it is for HTTP requests"
+
+
+def _fits(route: Route, ask: Ask) -> bool:
+    """Whether a route's path, taken for itself, matches."""
+    alone = Snapshot.build((), [replace(route, kind=ask.kind, methods=(), enabled=True)], ())
+    return alone.match(ask.kind, ask.method, ask.path) is not None
+
+
+def _matches(route: Route) -> str:
+    if route.is_prefix:
+        return f"it matches {route.path[:-1] or '/'} and whatever begins with {route.path}"
+    return "it matches exactly this path" + (", by its <...> pattern" if "<" in route.path else "")
+
+
+# Who asks?
+
+
+def _who(who: Identification, route: Route | None, now: float) -> list[str]:
+    if who.identity is None:
+        public = "; the route is public, so it does not matter" if route and route.access == "public" else ""
+        return [f"nobody: {who.code}: {who.detail}{public}"]
+    identity = who.identity
+    role = f"role {identity.role}" if identity.role else "without a role"
+    email = f" <{identity.email}>" if identity.email else ""
+    return [f"user {identity.user_id}{email}, {role}; token in {who.place}", f"it expires {_moment(identity, now)}"]
+
+
+def _moment(identity: Identity, now: float) -> str:
+    left = identity.expires_at - now
+    try:
+        moment = datetime.fromtimestamp(identity.expires_at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except (OverflowError, ValueError, OSError):  # beyond the year 9999
+        return "never, practically"
+    return f"{moment}, in {_duration(left)}"
+
+
+def _duration(seconds: float) -> str:
+    for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(0, seconds):.0f} s"
+
+
+# And?
+
+
+def _denial_rows(ask: Ask, snapshot: Snapshot, verdict: Denied) -> list[tuple[str, str]]:
+    refusal, route = verdict.refusal, verdict.route
+    how = f"{refusal.status} {refusal.code}"
+    if ask.kind == "websocket" and route and route.refuse_with == "close" and refusal.close_code:
+        how = f'accepted, then closed with {refusal.close_code} {refusal.code} (refuse_with = "close")'
+    rows = [("answer", f"refused: {how}"), ("why", refusal.detail)]
+    if refusal.code == "no_route":
+        rows += [("nearest", line) for line in nearest(ask, snapshot)]
+    if refusal.code == "origin_not_allowed":
+        allowed = [origin.origin for origin in snapshot.origins if origin.enabled]
+        rows.append(("origins", ", ".join(allowed) or "none"))
+    if mend := MENDS.get(refusal.code):
+        rows.append(("mend", mend))
+    return rows
+
+
+def _grant_rows(
+    asked: Question, grant: Grant, who: Identification, rules: Forwarding, masker: Masker
+) -> list[tuple[str, str]]:
+    backend, url = grant.backend, grant.backend.urls[0]
+    line, fields = _sent(asked, grant, who, rules, url)
+    rows = [
+        ("answer", "the backend's"),
+        ("backend", f"{backend.name}: {' or '.join(u.text for u in backend.urls)}"),
+        ("sends", masker.text(line)),
+        *(("", masker.text(f"{name.decode()}: {value.decode('utf-8', 'replace')}")) for name, value in fields),
+        ("limits", _limits(grant)),
+    ]
+    if grant.identity is None:
+        rows.append(("note", "no X-User-* fields: nobody is named on a public route without a token that counts"))
+    if asked.ask.kind == "websocket":
+        rows += [("note", note) for note in _origin_notes(asked, grant)]
+    if who.place != "ticket" and b"ticket=" in asked.scope["query_string"]:
+        rows.append(("note", "a ticket is not looked at here: it is good only once"))
+    rows.append(("next", f"python manage.py check_backends {backend.name}   really connects"))
+    return rows
+
+
+def _sent(asked: Question, grant: Grant, who: Identification, rules: Forwarding, url: Url) -> tuple[str, RawHeaders]:
+    """The request line and the fields that the backend of this url would get."""
+    scope, arrival = asked.scope, asked.arrival
+    if asked.ask.kind == "websocket":
+        opening = Opening(scope, arrival, grant, who, rules, forwarding.subprotocols(scope))
+        line, *rest = opening.request(url, b"<one per handshake>").rstrip(b"\r\n").split(b"\r\n")
+        return line.decode(), [cast("tuple[bytes, bytes]", tuple(field.split(b": ", 1))) for field in rest]
+    target = forwarding.target(url, grant, rules.query(scope, grant, who))
+    fields = [(b"host", forwarding.host(url, grant, arrival)), *rules.request_headers(scope, arrival, grant, who)]
+    return f"{asked.ask.method} {target.decode()} HTTP/1.1", fields
+
+
+def _limits(grant: Grant) -> str:
+    backend, route = grant.backend, grant.route
+    limits = [f"connect {backend.connect_timeout:g} s", f"head {_seconds(backend.read_timeout)}"]
+    if route.kind == "http":
+        limits.append(f"body {_size(backend.max_body_size)}")
+    else:
+        limits.append(f"message {_size(backend.max_message_size)}")
+        limits.append(f"idle {_seconds(route.idle_timeout)}")
+        limits.append(f"connections per user {route.max_connections_per_user or 'without limit'}")
+    return ", ".join(limits)
+
+
+def _seconds(value: float) -> str:
+    return f"{value:g} s" if value else "without limit"
+
+
+def _size(value: int) -> str:
+    for size, unit in ((1 << 20, "MiB"), (1 << 10, "KiB")):
+        if value and value % size == 0:
+            return f"{value // size} {unit}"
+    return f"{value} bytes" if value else "without limit"
+
+
+def _origin_notes(asked: Question, grant: Grant) -> Sequence[str]:
+    rule = grant.backend.websocket_origin
+    seen = forwarding.websocket_origin(asked.scope, grant)
+    if rule == "omit":
+        return ['the backend sees no Origin (websocket_origin = "omit"): its own check has nothing to refuse']
+    if seen is None:
+        return ['websocket_origin = "forward", and there is no Origin to forward; try --origin']
+    return [
+        f'the backend sees Origin {seen.decode("latin-1")} (websocket_origin = "{rule}") and must allow it itself:',
+        'a bare 403 of the backend means that it doesn\'t; websocket_origin = "omit" leaves it out',
+    ]
+
+
+def _aligned(rows: Iterable[tuple[str, str]]) -> str:
+    """Labels on the left, each said once."""
+    lines, last = [], None
+    for name, text in rows:
+        lines.append(f"{'' if name == last else name:<{_LABELLED}}{text}".rstrip())
+        last = name
+    return "\n".join(lines)
