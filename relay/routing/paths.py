@@ -1,19 +1,24 @@
 """The path that is judged must be the path that the backend reads. Pure.
 
-A backend may decode twice, merge slashes, resolve dot segments or drop ``;parameters``; each of these can turn an
-allowed path into another one. `check` refuses what can be read in two ways; `readings` gives the milder variants, which
-are harmless unless they lead to another route.
+A backend may decode twice, merge slashes, resolve dot segments, drop ``;parameters`` or take the path for a whole URL;
+each of these can turn an allowed path into another one. `check` refuses what has no honest use; `readings` gives the
+milder variants, which are harmless unless they lead to another route.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from urllib.parse import unquote, unquote_to_bytes
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_OVERLONG = re.compile(rb"[\xc0\xc1][\x80-\xbf]|\xe0[\x80-\x9f]|\xf0[\x80-\x8f]")
+_CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
+_OVERLONG = re.compile(rb"[\xc0\xc1][\x80-\xbf]|\xe0[\x80-\x9f]|\xf0[\x80-\x8f]|\xf8[\x80-\x87]|\xfc[\x80-\x83]")
+_VARIANTS = re.compile(r"//|[;%?#]")
+_DOT_SEGMENT = re.compile(rb"/\.\.?(?![^/;?#])")
 _PARAMETERS = re.compile(r";[^/]*")
 _SLASHES = re.compile(r"/{2,}")
+_AUTHORITY = re.compile(r"\A//+[^/]*")
+_TAIL = re.compile(r"[?#].*", re.DOTALL)
 
 
 def decode(raw: bytes) -> str:
@@ -32,37 +37,67 @@ def check(raw: bytes) -> str | None:
     """
     if not raw.startswith(b"/"):
         return "the path does not begin with a slash"
-    # What nearly every request looks like can't be ambiguous; only the rest is worth a closer look.
-    if b"%" not in raw and b"/." not in raw and raw.isascii() and b"\\" not in raw and b"#" not in raw:
-        return "a control character" if _CONTROL.search(raw.decode()) else None
     if b"#" in raw:
         return "a fragment"
+    slashes = raw.count(b"/")
+    if wrong := _wrong(raw, slashes):
+        return wrong
+    # What nearly every request looks like has nothing to decode.
+    if b"%" not in raw:
+        return None
     once = unquote_to_bytes(raw)
-    if _OVERLONG.search(once):
-        return "overlong UTF-8"
-    if once.count(b"/") != raw.count(b"/"):
+    if wrong := _wrong(once, slashes):
+        return wrong
+    wrong = _wrong(unquote_to_bytes(once), slashes) if b"%" in once else None
+    return wrong and f"doubly encoded: {wrong}"
+
+
+def _wrong(form: bytes, slashes: int) -> str | None:
+    if _CONTROL.search(form):
+        return "a control character"
+    if b"\\" in form:
+        return "a backslash"
+    if form.count(b"/") != slashes:
         return "an encoded slash"
-    text = once.decode("latin-1")
-    for form, how in ((text, ""), (unquote(text, "latin-1"), "doubly encoded: ")):
-        if _CONTROL.search(form):
-            return how + "a control character"
-        if "\\" in form:
-            return how + "a backslash"
-        if any(segment.partition(";")[0] in (".", "..") for segment in form.split("/")):
-            return how + "a dot segment"
-        if form.count("/") != raw.count(b"/"):
-            return how + "an encoded slash"
+    if _DOT_SEGMENT.search(form):
+        return "a dot segment"
+    if not form.isascii() and _OVERLONG.search(form):
+        return "overlong UTF-8"
     return None
 
 
-def readings(path: str) -> list[str]:
-    """The other paths that a lenient backend may read in a decoded one: slashes merged, ``;parameters`` dropped."""
-    found = []
-    if "//" in path:
-        found.append(_SLASHES.sub("/", path))
-    if ";" in path:
-        found.append(_SLASHES.sub("/", _PARAMETERS.sub("", path)))
-    return found
+def readings(path: str) -> Iterable[str]:
+    """The other paths that a lenient backend may read in a decoded one that passed `check`; at most 31.
+
+    It may take ``//name`` in front for a host (as a URL parser does), decode once more, end the path at a ``?`` or
+    ``#`` that was encoded, drop ``;parameters``, merge slashes: each or not, in this order.
+    """
+    if not _VARIANTS.search(path):
+        return ()
+    found = {path}
+    for step in (_without_authority, _decoded, _without_tail, _without_parameters, _merged):
+        found |= {step(reading) for reading in found}
+    return found - {path}
+
+
+def _without_authority(path: str) -> str:
+    return _AUTHORITY.sub("", path, count=1) or "/"
+
+
+def _decoded(path: str) -> str:
+    return unquote(path, errors="surrogateescape")
+
+
+def _without_tail(path: str) -> str:
+    return _TAIL.sub("", path, count=1)
+
+
+def _without_parameters(path: str) -> str:
+    return _PARAMETERS.sub("", path)
+
+
+def _merged(path: str) -> str:
+    return _SLASHES.sub("/", path)
 
 
 def after_segments(raw: bytes, slashes: int) -> bytes:
