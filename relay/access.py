@@ -20,7 +20,8 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 NEVER = frozenset({"TRACE", "CONNECT"})
 """They would show the backend's view of the request to a script, or make the gateway an open relay."""
 
-_ORIGINS_COMPARED = 200  # for the nearest one in a log line; a stranger decides how often it is written
+_ORIGINS_COMPARED = 20  # for the nearest one in a log line; a stranger decides how often it is written
+_SHOWN = 200  # characters of what a stranger wrote, in a log line
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +96,9 @@ def find_route(ask: Ask, snapshot: Snapshot) -> Match | Refusal:
         other = snapshot.match(ask.kind, ask.method, reading)
         if other is not None and (match is None or other.route != match.route):
             here = match.route.path if match else "no route"
-            return Refusal(
-                "bad_path", f"the path matches {here}, but a backend could read {reading!r}: {other.route.path}"
-            )
-    return match or Refusal("no_route", f"no {ask.kind} route matches {ask.method} {ask.path}")
+            read = f"a backend could read {reading[:_SHOWN]!r}: {other.route.path}"
+            return Refusal("bad_path", f"the path matches {here}, but {read}")
+    return match or Refusal("no_route", f"no {ask.kind} route matches {ask.method[:_SHOWN]} {ask.path[:_SHOWN]!r}")
 
 
 def cross_site(ask: Ask, snapshot: Snapshot, who: Identification) -> Refusal | None:
@@ -136,7 +136,7 @@ def same_host(origin: str, host: str) -> bool:
 def origin_refused(origin: str, snapshot: Snapshot) -> Refusal:
     """A refusal whose detail names the origin and the nearest one on the list."""
     known = [o.origin for o in snapshot.origins if o.enabled][:_ORIGINS_COMPARED]
-    shown = origin[:200]
+    shown = origin[:_SHOWN]
     near = difflib.get_close_matches(shown, known, 1)
     hint = f"nearest: {near[0]}" if near else f"it has {len(known)}" if known else "it is empty"
     return Refusal("origin_not_allowed", f"origin {shown} is not on the list; {hint}")

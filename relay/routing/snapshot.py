@@ -13,14 +13,23 @@ from types import MappingProxyType
 from typing import Literal
 from urllib.parse import urlsplit
 
-from django.urls.converters import get_converters
-
 from relay.routing import paths
 from relay.typing import Kind
 
 DEFAULT_PORTS = MappingProxyType({"http": 80, "https": 443})
+# Those of Django (django.urls.converters): it is their syntax, and both read it alike.
+_CONVERTERS = MappingProxyType(
+    {
+        "int": re.compile(r"[0-9]+"),
+        "path": re.compile(r".+"),
+        "slug": re.compile(r"[-a-zA-Z0-9_]+"),
+        "str": re.compile(r"[^/]+"),
+        "uuid": re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"),
+    }
+)
 _CONVERTER = re.compile(r"<(?:(?P<converter>[^>:]+):)?(?P<name>[^>]+)>")
 _UNITS = MappingProxyType({"s": 1.0, "m": 60.0, "h": 3600.0})
+_VISIBLE = re.compile(r"[!-\[\]-~]*")
 _RATE = re.compile(r"(\d{1,9})/([smh])(?:;burst=(\d{1,9}))?")
 
 
@@ -75,10 +84,14 @@ class Url:
         """Read a backend's url.
 
         Raises:
-            ValueError: A sentence that names the url and what is wrong with it.
+            ValueError: A sentence that names the url and what is wrong with it, and never repeats a password.
         """
-        if re.search(r"[\x00-\x20\x7f\\]", text):
-            raise ValueError(f"{text!r} has a space, a backslash or a control character")
+        scheme_text, _, rest = text.partition("://")
+        if "@" in re.split(r"[/?#]", rest, maxsplit=1)[0]:
+            host = rest.rpartition("@")[2]
+            raise ValueError(f"{scheme_text}://…@{host} holds a user or password; a backend url can't")
+        if not _VISIBLE.fullmatch(text):
+            raise ValueError(f"{text!r} has a space, a backslash or a sign outside ASCII; a host is written as xn--…")
         try:
             parts = urlsplit(text)
             port = parts.port
@@ -88,8 +101,6 @@ class Url:
             raise ValueError(f"{text!r} must begin with http:// or https://")
         if not parts.hostname:
             raise ValueError(f"{text!r} names no host")
-        if "@" in parts.netloc:
-            raise ValueError(f"{parts.scheme}://…@{parts.hostname} holds a user or password; a backend url can't")
         if port == 0:
             raise ValueError(f"{text!r} has port 0")
         if "?" in text or "#" in text:
@@ -189,52 +200,93 @@ class Match:
 
 
 @dataclass(frozen=True, slots=True)
-class _Compiled:
-    """A route's pattern; `rank` is its place among all routes, the most specific first."""
+class Pattern:
+    """A route's path, taken apart: literals, and what stands for a placeholder.
 
-    route: Route
-    rank: int
-    regex: re.Pattern[str]
+    Every way through a path is followed at once, so a match takes time in proportion to the path. A regular expression
+    tries them one by one: with ``<slug:a>-<slug:b>-<slug:c>`` a stranger could keep it busy for minutes.
+    """
 
-    def match(self, path: str) -> Match | None:
-        found = self.regex.match(path)
-        if found is None:
-            return None
-        matched = found.end() if self.route.is_prefix else len(path)
-        return Match(self.route, path.count("/", 0, matched) + (path[matched - 1 : matched] != "/"))
+    parts: tuple[str | re.Pattern[str], ...]
+    is_prefix: bool
+
+    def end(self, path: str) -> int | None:
+        """Where the match of a path ends, or None: at its end, or with a prefix before a slash, the last if several."""
+        ends = [0]
+        for part in self.parts:
+            if isinstance(part, str):
+                ends = [at + len(part) for at in ends if path.startswith(part, at)]
+            else:
+                ends = _placeholder_ends(part, path, ends)
+            if not ends:
+                return None
+        whole = len(path)
+        return max((at for at in ends if at == whole or (self.is_prefix and path[at] == "/")), default=None)
 
 
-def compile_path(path: str) -> re.Pattern[str]:
-    """A regular expression for a route's path: exact, or a prefix that ends at a segment.
+def _placeholder_ends(converter: re.Pattern[str], path: str, starts: list[int]) -> list[int]:
+    """Every place where a placeholder can end that begins at one of some places; both in ascending order."""
+    ends: list[int] = []
+    shortest_too = converter.pattern.endswith("+")  # any part of a run fits as well
+    run = 0
+    for start in starts:
+        if shortest_too and start < run:
+            continue  # what begins inside a run ends inside the same run
+        if found := converter.match(path, start):
+            run = found.end()
+            ends += range(start + 1, run + 1) if shortest_too else (run,)
+    return ends
+
+
+def compile_path(path: str) -> Pattern:
+    """Take a route's path apart: exact, or a prefix that ends at a segment.
 
     Raises:
         ValueError: The path names a converter that Django does not know, or a name twice.
     """
-    converters = get_converters()
-    pattern, at = "", 0
+    is_prefix = path.endswith("/")
+    body, at = path.removesuffix("/"), 0
+    parts: list[str | re.Pattern[str]] = []
     names: set[str] = set()
-    body = path[:-1] if path.endswith("/") else path
     for found in _CONVERTER.finditer(body):
         kind, name = found["converter"] or "str", found["name"]
-        if kind not in converters:
-            raise ValueError(f"{path!r} uses the converter {kind!r}; there are {', '.join(sorted(converters))}")
+        if kind not in _CONVERTERS:
+            raise ValueError(f"{path!r} uses the converter {kind!r}; there are {', '.join(_CONVERTERS)}")
         if not name.isidentifier() or name in names:
             raise ValueError(f"{path!r}: {name!r} must be a name, and used once")
         names.add(name)
-        pattern += re.escape(body[at : found.start()]) + f"(?:{converters[kind].regex})"
+        parts += [body[at : found.start()], _CONVERTERS[kind]]
         at = found.end()
-    pattern += re.escape(body[at:])
-    return re.compile(pattern + (r"(?=/|\Z)/?" if path.endswith("/") else r"\Z"))
+    parts.append(body[at:])
+    return Pattern(tuple(parts), is_prefix)
+
+
+@dataclass(frozen=True, slots=True)
+class _Compiled:
+    """A route with its pattern; `rank` is its place among all routes, the most specific first."""
+
+    route: Route
+    rank: int
+    pattern: Pattern
+
+    def match(self, path: str) -> Match | None:
+        end = self.pattern.end(path)
+        # A prefix covers the slash behind it too, whether the path has one or not.
+        return None if end is None else Match(self.route, path.count("/", 0, end) + self.route.is_prefix)
 
 
 def _specificity(route: Route) -> tuple[object, ...]:
-    """Sort key: exact before prefix, more segments first, literal before ``<…>``, with methods before without."""
+    """Sort key: exact before prefix, more segments first, literal before ``<…>``, with methods before without.
+
+    A ``HEAD`` that is named counts more than one that a ``GET`` includes.
+    """
     segments = route.path.rstrip("/").split("/")[1:]
     return (
         route.is_prefix,
         -len(segments),
         [_CONVERTER.search(s) is not None for s in segments],
         not route.methods,
+        "HEAD" not in route.methods,
         route.path,
     )
 
@@ -246,6 +298,7 @@ class _Index:
     exact: Mapping[str, tuple[_Compiled, ...]]
     prefixes: Mapping[str, tuple[_Compiled, ...]]
     patterns: tuple[_Compiled, ...]
+    depth: int  # slashes in the longest literal prefix: no path has to be looked at any deeper
 
     @classmethod
     def build(cls, routes: Iterable[Route]) -> _Index:
@@ -259,19 +312,15 @@ class _Index:
             else:
                 table, key = (prefixes, route.path[:-1]) if route.is_prefix else (exact, route.path)
                 table[key] = (*table.get(key, ()), compiled)
-        return cls(exact, prefixes, tuple(patterns))
+        return cls(exact, prefixes, tuple(patterns), max((key.count("/") for key in prefixes), default=0))
 
     def candidates(self, path: str) -> Iterable[_Compiled]:
         """Literal routes that match the path, the most specific first."""
         yield from self.exact.get(path, ())
-        parent = path.rstrip("/") if path.endswith("/") else path
-        if path.endswith("//"):  # "/a//" lies under "/a/" too, but it is not "/a"
-            parent = path[:-1]
-        while True:
-            yield from self.prefixes.get(parent, ())
-            if not parent:
-                return
-            parent = parent.rpartition("/")[0]
+        parents = path.split("/", self.depth + 1)[: self.depth + 1]
+        while parents:
+            yield from self.prefixes.get("/".join(parents), ())
+            parents.pop()
 
     def match(self, method: str, path: str) -> Match | None:
         best = next((c for c in self.candidates(path) if c.route.serves(method)), None)
@@ -311,7 +360,7 @@ class Snapshot:
     @cached_property
     def _origins(self) -> tuple[frozenset[str], tuple[tuple[str, str], ...], bool]:
         """Exact origins; (scheme and ``://``, dotted suffix) of wildcards; whether ``*`` is there."""
-        enabled = [o.origin for o in self.origins if o.enabled]
+        enabled = [normalise_origin(o.origin) or o.origin for o in self.origins if o.enabled]
         wild = [o.partition("*") for o in enabled if "://*." in o]
         return frozenset(enabled), tuple((scheme, suffix) for scheme, _, suffix in wild), "*" in enabled
 
@@ -334,7 +383,8 @@ class Snapshot:
 
 
 _ORIGIN = re.compile(
-    r"([a-z][a-z0-9+.-]*)://(\[[0-9a-f:.]+\]|[^\s/\\?#@:\[\]\x00-\x20]+)(?::(\d{1,5}))?", re.IGNORECASE
+    r"([a-z][a-z0-9+.-]*)://(\[[0-9a-f:.]+\]|[^/\\?#@:\[\]\x00-\x20\x7f-\U0010ffff]+)(?::([0-9]{1,5}))?",
+    re.IGNORECASE | re.ASCII,
 )
 
 
