@@ -24,7 +24,8 @@ def only(*methods: str) -> Callable[[View], View]:
             if request.method in methods:
                 return await view(request)
             response = refused(request, Refusal("method_not_allowed", f"{request.method} is none of {allowed}"))
-            response.raw_headers.append((b"allow", allowed.encode()))
+            others = [field for field in response.raw_headers if field[0] != b"allow"]
+            response.raw_headers = [*others, (b"allow", allowed.encode())]
             return response
 
         return guarded

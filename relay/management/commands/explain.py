@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import Any
 
 from django import db
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.db.models import Q
 from django.urls import resolve
-from django.utils import timezone
 
 from relay.explain import Question, explain, question
 from relay.forwarding import Forwarding
 from relay.gateway import DJANGO
 from relay.http.views import relay
-from relay.identity.middleware import Examiner
-from relay.identity.model import Identification
-from relay.identity.places import Places
-from relay.identity.revocation import Revocations
-from relay.identity.tokens import Verifier
-from relay.models import Revocation
+from relay.management.asking import identify, own_host
 from relay.routing.loader import InvalidConfiguration, load_snapshot
-from relay.routing.watch import RevocationEntry
 
 
 class Command(BaseCommand):
@@ -45,7 +36,6 @@ class Command(BaseCommand):
         )
 
     def handle(self, *, method: str, path: str, **options: Any) -> None:
-        hosts = [host.removeprefix(".") for host in settings.ALLOWED_HOSTS if "*" not in host]
         try:
             asked = question(
                 method,
@@ -54,13 +44,13 @@ class Command(BaseCommand):
                 origin=options["origin"],
                 token=options["token"],
                 fields=options["header"],
-                host=next(iter(hosts), "localhost"),
+                host=own_host(),
             )
         except ValueError as exc:
             raise CommandError(str(exc), returncode=2) from exc
         try:
             snapshot = load_snapshot()
-            who = _identify(asked)
+            who = identify(asked.scope)
         except InvalidConfiguration as exc:
             raise CommandError(f"the configuration can't be used\n{exc}") from exc
         except db.Error as exc:
@@ -73,17 +63,3 @@ def _is_own(asked: Question) -> bool:
     """Whether the gateway answers by a page of its own, before any route is looked at."""
     path: str = asked.scope["path"]
     return asked.ask.kind == "http" and (path.startswith(DJANGO) or resolve(path).func is not relay)
-
-
-def _identify(asked: Question) -> Identification:
-    """Who asks, by the settings' keys and the revocations of the database."""
-    environment = settings.RELAY
-    revocations = Revocations()
-    in_force = Q(expires_at=None) | Q(expires_at__gt=timezone.now())
-    revocations.add(RevocationEntry.of(row) for row in Revocation.objects.filter(in_force))
-    found = Places(environment.jwt_cookie, environment.jwt_query_param).find(asked.scope)
-
-    async def identify() -> Identification:
-        return await Examiner(Verifier(environment), revocations).identify(found)
-
-    return asyncio.run(identify())

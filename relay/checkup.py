@@ -1,0 +1,272 @@
+"""Can the backends be reached, and do they take what the gateway would send? The work of ``manage.py check_backends``.
+
+Each url of a backend is checked for itself, by the code that carries the traffic: name, TCP and TLS by the dial, the
+health path by the poll, each WebSocket route by a whole opening handshake, which is closed at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+from urllib.parse import quote
+
+from relay.access import Grant
+from relay.backends import health
+from relay.backends.connector import Connector
+from relay.backends.dial import Dial, DialFailed
+from relay.backends.resolver import Resolver
+from relay.entry import Arrival
+from relay.forwarding import Forwarding
+from relay.identity.model import NOBODY, Identification
+from relay.refusals import BackendError, BackendRefused
+from relay.routing.snapshot import Backend, Match, Route, Snapshot, Url
+from relay.typing import Scope
+from relay.websocket import upstream
+from relay.websocket.frames import close_frame
+from relay.websocket.opening import Opening
+
+PATIENCE = 10.0
+"""Seconds that one step may take at most, however much the backend's own limits allow."""
+
+Outcome = Literal["ok", "FAILS", "refuses", "skipped"]
+"""``refuses``: it answers, but doesn't take the visitor; with an identity it perhaps would. No failure."""
+
+SAMPLES = {"int": "1", "slug": "check", "path": "check", "uuid": "00000000-0000-4000-8000-000000000000"}
+"""What stands for a ``<placeholder>`` of a route's path, by its converter; ``check`` for others."""
+
+_PLACEHOLDER = re.compile(r"<(?:(\w+):)?\w+>")
+
+_BY_STATUS = {
+    400: "is this the path of its WebSocket? See upstream_path",
+    404: "its WebSocket may live at another path: see upstream_path",
+    426: "is this the path of its WebSocket? See upstream_path",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The result of one check.
+
+    Attributes:
+        check: ``name``, ``tcp``, ``tls``, ``health <path>`` or ``websocket <path>``.
+        detail: The exact cause, or what was found.
+        advice: What to try.
+        seconds: How long it took, where that says something.
+    """
+
+    backend: str
+    url: str
+    check: str
+    outcome: Outcome = "ok"
+    detail: str = ""
+    advice: str = ""
+    seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Visitor:
+    """Whom the handshakes are made for.
+
+    Attributes:
+        who: Nobody, or the holder of a token: then the backend gets the ``X-User-*`` fields.
+        headers: What a client would send.
+    """
+
+    rules: Forwarding
+    who: Identification = NOBODY
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+async def check(snapshot: Snapshot, names: Sequence[str], visitor: Visitor) -> list[Finding]:
+    """Check the backends of these names, disabled ones too; without names, all that are enabled.
+
+    All urls are visited at the same time, and each for itself.
+    """
+    chosen = [snapshot.backends[name] for name in names] or list(snapshot.backends.values())
+    visited = [backend for backend in chosen if backend.enabled or names]
+    visits = [_Visit(snapshot, backend, url, visitor).findings() for backend in visited for url in backend.urls]
+    found = await asyncio.gather(*visits)
+    off = [backend for backend in chosen if backend not in visited]
+    return [
+        *(finding for findings in found for finding in findings),
+        *(Finding(b.name, "", "all", "skipped", "it is disabled; name it to check it all the same") for b in off),
+    ]
+
+
+class _Visit:
+    """The checks of one url, one after the other, as far as they get."""
+
+    def __init__(self, snapshot: Snapshot, backend: Backend, url: Url, visitor: Visitor) -> None:
+        self._backend = replace(
+            backend,
+            urls=(url,),
+            connect_timeout=min(backend.connect_timeout or PATIENCE, PATIENCE),
+            read_timeout=min(backend.read_timeout or PATIENCE, PATIENCE),
+        )
+        self._snapshot, self._url, self._visitor = snapshot, url, visitor
+        self._resolver, self._connector = Resolver(), Connector()
+
+    async def findings(self) -> list[Finding]:
+        try:
+            return [finding async for finding in self._checks()]
+        finally:
+            await self._connector.close()
+            await self._resolver.close()
+
+    async def _checks(self) -> AsyncIterator[Finding]:
+        reached = await self._connect()
+        for finding in reached:
+            yield finding
+        if reached[-1].outcome != "ok":
+            return
+        if self._backend.health_path:
+            yield await self._health()
+        for route in self._snapshot.routes:
+            if route.kind == "websocket" and route.backend == self._backend.name and route.enabled:
+                yield await self._websocket(route)
+
+    def _finding(self, check: str, outcome: Outcome = "ok", detail: str = "", advice: str = "") -> Finding:
+        return Finding(self._backend.name, self._url.text, check, outcome, detail, advice)
+
+    async def _connect(self) -> list[Finding]:
+        """A finding for each step of the dial, up to the one that fails."""
+        url, failure = self._url, None
+        dial = Dial(url, self._resolver, self._backend.tls_verify)
+        started = time.monotonic()
+        try:
+            transport, _ = await dial.connect(asyncio.Protocol, self._backend.connect_timeout)
+            transport.abort()
+        except DialFailed as exc:
+            failure = exc
+        steps = {"resolve": "name", "connect": "tcp"} | ({"tls": "tls"} if url.scheme == "https" else {})
+        found: list[Finding] = []
+        for phase, check in steps.items():
+            if failure is not None and failure.phase == phase:
+                return [*found, self._finding(check, "FAILS", str(failure), _advice_to_connect(failure, url))]
+            found.append(self._finding(check, detail=dial.place if phase == "connect" else ""))
+        return [*found[:-1], replace(found[-1], seconds=time.monotonic() - started)]
+
+    async def _health(self) -> Finding:
+        path, started = self._backend.health_path, time.monotonic()
+        probe = health.Probe(self._backend.name, self._url, path, self._backend.tls_verify)
+        cause = await probe.ask(self._resolver, health.LIMIT)
+        if not cause:
+            return replace(self._finding(f"health {path}"), seconds=time.monotonic() - started)
+        advice = f"the gateway wants 200 within {health.LIMIT:g} s; correct health_path, or leave it empty"
+        return self._finding(f"health {path}", "FAILS", cause, advice)
+
+    async def _websocket(self, route: Route) -> Finding:
+        path, started = sample(route.path), time.monotonic()
+        check = f"websocket {path}"
+        if _match(route, path) is None:
+            return self._finding(check, "skipped", f"no sample path fits {route.path}")
+        try:
+            await self._handshake(route, path, self._backend)
+        except BackendRefused as exc:
+            return self._finding(check, *await self._judge(route, path, exc))
+        except BackendError as exc:
+            advice = "does it speak HTTP/1.1 and WebSocket on this port, and does it answer in time?"
+            return self._finding(check, "FAILS", str(exc), advice)
+        return replace(self._finding(check), seconds=time.monotonic() - started)
+
+    async def _judge(self, route: Route, path: str, refused: BackendRefused) -> tuple[Outcome, str, str]:
+        """What a refused handshake means: outcome, detail and advice."""
+        detail, status = str(refused), refused.status
+        if status == 403 and self._backend.websocket_origin != self._url.origin:
+            own = replace(self._backend, websocket_origin=self._url.origin)
+            try:
+                await self._handshake(route, path, own)
+            except BackendError:
+                pass  # then it is not about Origin, or not about that alone
+            else:
+                return "FAILS", detail, f'it accepts its own Origin: set websocket_origin = "{self._url.origin}"'
+        if path != route.path and 400 <= status < 500:
+            return "refuses", detail, f"the route is {route.path}: for a real path it may do better"
+        if status in (401, 403) and route.access != "public" and self._visitor.who.identity is None:
+            return "refuses", detail, "it was sent no user; with --token it gets one. It may also be checking Origin"
+        if 300 <= status < 400:
+            return "FAILS", detail, "redirects are not followed: give the url and the path that it redirects to"
+        return "FAILS", detail, _BY_STATUS.get(status, "its own log should say why")
+
+    async def _handshake(self, route: Route, path: str, backend: Backend) -> None:
+        """Open a WebSocket and close it.
+
+        Raises:
+            BackendError: It was not opened.
+        """
+        scope, arrival = _handshake_scope(path, self._visitor.headers)
+        match = _match(route, path)
+        target = match.target(scope["raw_path"]) if match is not None else scope["raw_path"]
+        grant = Grant(route, backend, self._visitor.who.identity, target)
+        opening = Opening(scope, arrival, grant, self._visitor.who, self._visitor.rules, ())
+        opened = await upstream.dial(self._connector, opening)
+        opened.transport.write(close_frame(1000, masked=True))
+        opened.transport.close()
+        self._connector.release(backend, opened.url)
+
+
+def sample(path: str) -> str:
+    """A path that a route matches: its own, with samples for the placeholders."""
+    return _PLACEHOLDER.sub(lambda found: SAMPLES.get(found[1] or "str", "check"), path)
+
+
+def _match(route: Route, path: str) -> Match | None:
+    return Snapshot.build((), [route], ()).match("websocket", "GET", path)
+
+
+def _handshake_scope(path: str, headers: Iterable[tuple[bytes, bytes]]) -> tuple[Scope, Arrival]:
+    fields = list(headers)
+    host = next((value.decode("latin-1") for name, value in fields if name == b"host"), "")
+    scope: Scope = {
+        "type": "websocket",
+        "method": "GET",
+        "path": path,
+        "raw_path": quote(path).encode(),
+        "query_string": b"",
+        "headers": fields,
+    }
+    return scope, Arrival("check-backends", "127.0.0.1", "127.0.0.1", False, "http", host, 80, time.monotonic())
+
+
+def _advice_to_connect(failure: DialFailed, url: Url) -> str:
+    if failure.phase == "resolve":
+        return f"is {url.host} its name as seen from here? Try: getent hosts {url.host}"
+    if failure.phase == "tls" and (failure.timed_out or "plain HTTP" in str(failure)):
+        return "does it speak TLS on this port at all? If not, write http:// in the url"
+    if failure.phase == "tls":
+        return f"give it a certificate for {url.host} that this machine trusts, or set tls_verify = false"
+    if failure.timed_out:
+        return "a firewall, or a wrong address, swallows the packets"
+    return (
+        f"is it running, and listening on port {url.port} of an address that can be reached from here? "
+        "In a container, 127.0.0.1 is the container itself"
+    )
+
+
+# What the operator reads.
+
+
+def report(findings: Iterable[Finding]) -> str:
+    """A table of all checks; below it the cause, and what to try, of each that is not ok."""
+    found = list(findings)
+    head = ("BACKEND", "URL", "CHECK", "RESULT", "")
+    rows = [head, *((f.backend, f.url, f.check, f.outcome, _note(f)) for f in found)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    table = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    causes = [
+        f"\n{f.backend}  {f.url}  {f.check}: {f.outcome}\n    {f.detail}\n    try: {f.advice}"
+        for f in found
+        if f.outcome in ("FAILS", "refuses")
+    ]
+    return "\n".join([*table, *causes])
+
+
+def _note(finding: Finding) -> str:
+    if finding.outcome != "ok":
+        return finding.detail if finding.outcome == "skipped" else ""
+    took = "" if finding.seconds is None else f"{finding.seconds * 1000:.1f} ms"
+    return "  ".join(part for part in (finding.detail, took) if part)
