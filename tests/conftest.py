@@ -1,0 +1,67 @@
+"""Fixtures of the whole stack; the machinery is in `tests.stack`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import served, stack
+
+
+class Events(logging.Handler):
+    """Every event of the relay, as its fields; waits for none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.all: list[dict[str, Any]] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.all.append({"event": record.getMessage(), **getattr(record, "fields", {})})
+
+    def named(self, event: str) -> list[dict[str, Any]]:
+        return [e for e in self.all if e["event"] == event]
+
+    def one(self, event: str) -> dict[str, Any]:
+        """The only event of that name."""
+        found = self.named(event)
+        assert len(found) == 1, f"{len(found)} of {event} in {[e['event'] for e in self.all]}"
+        return found[0]
+
+
+@pytest.fixture
+def events() -> Iterator[Events]:
+    """What the gateway logs during the test."""
+    handler, logger = Events(), logging.getLogger("relay")
+    logger.addHandler(handler)
+    yield handler
+    logger.removeHandler(handler)
+
+
+@pytest.fixture
+async def backend() -> AsyncIterator[stack.BackendServer]:
+    """An echoing backend."""
+    async with stack.backend() as it:
+        yield it
+
+
+@pytest.fixture
+async def gateway(backend: stack.BackendServer) -> AsyncIterator[stack.Stack]:
+    """A gateway in front of `backend`, with the routes of `stack.routes`."""
+    async with stack.gateway(stack.snapshot(backend.url)) as it:
+        yield it
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> served.Site:
+    """A migrated database; migrating takes a while, copying does not."""
+    return served.template_site(tmp_path_factory.mktemp("migrated"))
+
+
+@pytest.fixture
+def site(migrated: served.Site, tmp_path: Path) -> served.Site:
+    """A site of the test's own."""
+    return served.copy_of(migrated, tmp_path)
