@@ -29,8 +29,8 @@ class Ask:
     """What a request or handshake wants.
 
     Attributes:
-        path: Percent-decoded once.
-        raw_path: As it was sent, without the query.
+        path: As the server decoded it.
+        raw_path: As it was sent, without the query; routes are matched against this one.
         origin: The ``Origin`` field's value, None if none was sent. Several are joined, and so never allowed.
         host: The request's own host, ``host[:port]``, as the client knows it.
     """
@@ -91,14 +91,16 @@ def find_route(ask: Ask, snapshot: Snapshot) -> Match | Refusal:
     """The route of a path that can be read in one way only, as far as it matters."""
     if wrong := paths.check(ask.raw_path):
         return Refusal("bad_path", f"the path has {wrong}" if not wrong.startswith("the ") else wrong)
-    match = snapshot.match(ask.kind, ask.method, ask.path)
-    for reading in paths.readings(ask.path):
+    # Not the server's own decoding: it is the raw path that crosses, so it is the raw path that is judged.
+    path = paths.decode(ask.raw_path)
+    match = snapshot.match(ask.kind, ask.method, path)
+    for reading in paths.readings(path):
         other = snapshot.match(ask.kind, ask.method, reading)
         if other is not None and (match is None or other.route != match.route):
             here = match.route.path if match else "no route"
             read = f"a backend could read {reading[:_SHOWN]!r}: {other.route.path}"
             return Refusal("bad_path", f"the path matches {here}, but {read}")
-    return match or Refusal("no_route", f"no {ask.kind} route matches {ask.method[:_SHOWN]} {ask.path[:_SHOWN]!r}")
+    return match or Refusal("no_route", f"no {ask.kind} route matches {ask.method[:_SHOWN]} {path[:_SHOWN]!r}")
 
 
 def cross_site(ask: Ask, snapshot: Snapshot, who: Identification) -> Refusal | None:

@@ -9,20 +9,20 @@ from __future__ import annotations
 import re
 import secrets
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from ipaddress import IPv4Network, IPv6Network, ip_address
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
+from types import MappingProxyType
 
 from relay.typing import RawHeaders, Scope
 
 Networks = tuple[IPv4Network | IPv6Network, ...]
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
-_FORWARDED_FOR = re.compile(r"(?i)\bfor=(?:\"([^\"]*)\"|([^;,\s]*))")
-_FORWARDED_PROTO = re.compile(r"(?i)\bproto=\"?(https?)\"?")
-_FORWARDED_HOST = re.compile(r"(?i)\bhost=(?:\"([^\"]*)\"|([^;,\s]*))")
-_HOST = re.compile(r"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?")
+_PARAMETER = re.compile(r"(?:^|;)\s*(for|proto|host)\s*=\s*\"?([^;\"\s]*)", re.IGNORECASE)  # RFC 7239 §4
+_HOST = re.compile(r"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+_SCHEMES = MappingProxyType({"http": "http", "https": "https", "ws": "http", "wss": "https"})
+_MOST_HOPS = 32  # looked at, from the right; a client may write thousands in front of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,16 +53,19 @@ class Arrival:
 def arrive(scope: Scope, trusted: Networks) -> Arrival:
     """Find out who really asks, from the connection and from fields of trusted proxies only."""
     peer = scope["client"][0] if scope.get("client") else ""
-    # A Unix socket has no address: whoever may open it stands on our side.
-    peer_trusted = _is_trusted(peer, trusted) if peer else bool(trusted)
+    peer = _canonical(peer)
+    # A Unix socket has no address: whoever may open it stands on our side. A TCP peer may have none either: it reset
+    # the connection before we asked for it.
+    peer_trusted = _is_trusted(peer, trusted) if peer else bool(trusted) and _unix_socket(scope)
     scheme = "https" if scope.get("scheme") in ("https", "wss") else "http"
     fields = _interesting(scope["headers"])
     host = fields.get(b"host", "")
     client, request_id = peer, ""
     if peer_trusted:
-        client = _client(fields, peer, trusted)
-        scheme = _scheme(fields) or scheme
-        host = _forwarded_host(fields) or host
+        way = _forwarded(fields)
+        client = _client(way.hops, peer, trusted)
+        scheme = _SCHEMES.get(way.proto.lower(), scheme)
+        host = way.host if _HOST.fullmatch(way.host) else host
         given = fields.get(b"x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else ""
     return Arrival(
@@ -84,29 +87,67 @@ _INTERESTING = frozenset(
 
 def _interesting(headers: RawHeaders) -> dict[bytes, str]:
     """The fields that say something about the way here; repeated ones joined, as they are lists."""
-    found: dict[bytes, str] = {}
+    found: dict[bytes, list[bytes]] = {}
     for name, value in headers:
         if name in _INTERESTING:
-            text = value.decode("latin-1").strip()
-            found[name] = f"{found[name]}, {text}" if name in found else text
-    return found
+            found.setdefault(name, []).append(value.strip())
+    return {name: b", ".join(values).decode("latin-1") for name, values in found.items()}
+
+
+def _unix_socket(scope: Scope) -> bool:
+    """Its server has a path but no port (ASGI), or nothing at all (Daphne)."""
+    server = scope.get("server")
+    return not server or server[1] is None
+
+
+@lru_cache(maxsize=4096)
+def _canonical(peer: str) -> str:
+    return _address(peer) or peer
 
 
 @lru_cache(maxsize=4096)
 def _is_trusted(address: str, trusted: Networks) -> bool:
     try:
-        parsed = ip_address(address.partition("%")[0])
+        parsed = ip_address(address)
     except ValueError:
         return False
-    if parsed.version == 6 and parsed.ipv4_mapped:
-        parsed = parsed.ipv4_mapped
     return any(parsed in network for network in trusted)
 
 
-def _client(fields: dict[bytes, str], peer: str, trusted: Networks) -> str:
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """What the nearest proxy says: hops from left to right, and the scheme and host that its client used."""
+
+    hops: list[str]
+    proto: str
+    host: str
+
+
+def _forwarded(fields: dict[bytes, str]) -> _Way:
+    """Read ``X-Forwarded-*``, or ``Forwarded`` where none of them is there.
+
+    Never both: a proxy that writes the one passes a client's own other on. Of a list the right-most element counts, as
+    it is the proxy's; commas can't stand inside an address or host, so quotes (RFC 7239 §4) can't hide one.
+    """
+    if not any(name.startswith(b"x-forwarded-") for name in fields):
+        elements = [
+            {name.lower(): value for name, value in _PARAMETER.findall(element.strip())}
+            for element in _last(fields.get(b"forwarded", ""), _MOST_HOPS)
+        ]
+        return _Way([e.get("for", "") for e in elements], elements[-1].get("proto", ""), elements[-1].get("host", ""))
+    proto, host = (_last(fields.get(name, ""), 1)[-1] for name in (b"x-forwarded-proto", b"x-forwarded-host"))
+    return _Way(_last(fields.get(b"x-forwarded-for", ""), _MOST_HOPS), proto, host)
+
+
+def _last(values: str, count: int) -> list[str]:
+    """At most so many elements of a comma-separated list, those at its right end; at least one, maybe empty."""
+    return [value.strip() for value in values.rsplit(",", count)[-count:]]
+
+
+def _client(hops: list[str], peer: str, trusted: Networks) -> str:
     """The right-most address that is no trusted proxy; nobody vouches for what lies beyond an unreadable one."""
     client = peer
-    for hop in reversed(list(_hops(fields))):
+    for hop in reversed(hops):
         address = _address(hop)
         if address is None:
             break
@@ -116,41 +157,24 @@ def _client(fields: dict[bytes, str], peer: str, trusted: Networks) -> str:
     return client
 
 
-def _hops(fields: dict[bytes, str]) -> Iterable[str]:
-    if chain := fields.get(b"x-forwarded-for"):
-        return (hop.strip() for hop in chain.split(","))
-    return (a or b for a, b in _FORWARDED_FOR.findall(fields.get(b"forwarded", "")))
-
-
 def _address(hop: str) -> str | None:
-    """An address out of ``1.2.3.4``, ``1.2.3.4:80``, ``2001:db8::1`` or ``[2001:db8::1]:80``."""
+    """An address out of ``1.2.3.4``, ``1.2.3.4:80``, ``2001:db8::1`` or ``[2001:db8::1]:80``; IPv4-mapped as IPv4.
+
+    Without the zone of a link-local one (``%eth0``, RFC 4007 §11): anything may stand there.
+    """
     if hop.startswith("["):
         hop = hop[1:].partition("]")[0]
     elif hop.count(":") == 1:
         hop = hop.partition(":")[0]
     try:
-        return str(ip_address(hop))
+        address = ip_address(hop.partition("%")[0])
     except ValueError:
         return None
-
-
-def _scheme(fields: dict[bytes, str]) -> str:
-    proto = fields.get(b"x-forwarded-proto", "").rpartition(",")[2].strip().lower()
-    if proto in ("http", "https", "ws", "wss"):
-        return "https" if proto in ("https", "wss") else "http"
-    found = _FORWARDED_PROTO.findall(fields.get(b"forwarded", ""))
-    return found[-1].lower() if found else ""
-
-
-def _forwarded_host(fields: dict[bytes, str]) -> str:
-    host = fields.get(b"x-forwarded-host", "").rpartition(",")[2].strip()
-    if not host and (found := _FORWARDED_HOST.findall(fields.get(b"forwarded", ""))):
-        host = found[-1][0] or found[-1][1]
-    return host if _HOST.fullmatch(host) else ""
+    return str(address.ipv4_mapped or address) if isinstance(address, IPv6Address) else str(address)
 
 
 def _port(host: str, scheme: str) -> int:
     _, colon, port = host.rpartition(":")
-    if colon and port.isdigit() and len(port) <= 5:
+    if colon and port.isascii() and port.isdigit() and len(port) <= 5 and 0 < int(port) < 65536:
         return int(port)
     return 443 if scheme == "https" else 80

@@ -8,11 +8,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from urllib.parse import unquote_plus
 
 from relay.access import Grant
 from relay.entry import Arrival
 from relay.identity.model import Identification
+from relay.identity.places import TICKET, bearer, cookie_value, form_decoded
 from relay.routing.snapshot import Url
 from relay.typing import RawHeaders, Scope
 
@@ -46,8 +46,10 @@ HANDSHAKE = frozenset(
 """Fields that the handshake with the backend writes itself (RFC 6455 §4.1); `Origin` by ``websocket_origin``."""
 
 _FRAMING = frozenset({b"host", b"content-length"})  # written by the client of the backend, from what it really sends
-_BY_THE_WAY = frozenset({b"forwarded", b"x-request-id"})
+_OURS = frozenset({b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"x-forwarded-port"})
+_JUDGED = HOP_BY_HOP | HANDSHAKE | _FRAMING | {b"authorization", b"cookie"}
 _UNUSUAL = re.compile(rb"[^a-z0-9-]")
+_TOKEN = re.compile(rb"[a-z0-9!#$%&'*+.^_`|~-]+")  # what a field name may consist of (RFC 9110 §5.1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,10 @@ class Forwarding:
             elif name == b"cookie":
                 if not (value := tokens.cookies(value)):
                     continue
-            elif name == b"authorization" and not tokens.may_authorize(value):
+            elif name == b"authorization":
+                if not tokens.may_authorize(value):
+                    continue
+            elif name == b"sec-websocket-protocol" and not (value := _without_bearer(value)):
                 continue
             fields.append((name, value))
         fields += forwarded(headers, arrival)
@@ -128,7 +133,7 @@ class _Tokens:
         kept, cut = [], False
         for pair in field.split(b";"):
             key, _, value = pair.partition(b"=")
-            if key.strip() == name and self._goes(value.strip().strip(b'"').decode("latin-1")):
+            if key.strip() == name and self._goes(cookie_value(value)):
                 cut = True
             else:
                 kept.append(pair)
@@ -136,17 +141,18 @@ class _Tokens:
 
     def may_authorize(self, field: bytes) -> bool:
         """Whether an ``Authorization`` field passes: any scheme but Bearer does (RFC 6750 §2.1)."""
-        scheme, _, value = field.strip().partition(b" ")
-        return scheme.lower() != b"bearer" or not self._goes(value.strip().decode("latin-1"))
+        token = bearer(field)
+        return token is None or not self._goes(token)
 
     def query(self, query: bytes, ticket: bool) -> bytes:
+        """A query without the token's parameter, and without a ticket that was used; the rest as it is."""
         kept = []
         for pair in query.split(b"&"):
             key, _, value = pair.partition(b"=")
-            name = unquote_plus(key.decode("latin-1"))
-            if name == self.names.query_param and name and self._goes(unquote_plus(value.decode("latin-1"))):
+            name = form_decoded(key)
+            if name and name == self.names.query_param.encode() and self._goes(form_decoded(value).decode("latin-1")):
                 continue
-            if ticket and name == "ticket":
+            if ticket and name == TICKET:
                 continue
             kept.append(pair)
         return b"&".join(kept)
@@ -162,19 +168,24 @@ def named_by_connection(headers: Iterable[tuple[bytes, bytes]]) -> frozenset[byt
 
 
 def _may_pass(name: bytes, peer_trusted: bool) -> bool:
-    """Judge a field by the name that a backend may make of it: to CGI and WSGI ``-``, ``_`` and more are the same."""
-    plain = _UNUSUAL.sub(b"-", name)
-    if plain in IDENTITY:
-        return False
-    if plain in _BY_THE_WAY:
-        return plain == b"forwarded" == name and peer_trusted
-    if plain.startswith(b"x-forwarded-"):
-        # Of a trusted proxy's fields those that we write ourselves are replaced, others (-Prefix, -User …) pass.
+    """Judge a field by the name that a backend may make of it: to CGI and WSGI ``-``, ``_`` and more are the same.
+
+    Of a trusted proxy's forwarding fields those that we write ourselves are replaced, others (-Prefix, -User …) pass. A
+    field that is judged here or elsewhere never passes under another spelling.
+    """
+    plain = _UNUSUAL.sub(b"-", name).strip(b"-")
+    if plain == b"forwarded" or plain.startswith(b"x-forwarded"):
         return peer_trusted and plain == name and name not in _OURS
-    return True
+    if plain in IDENTITY or plain == b"x-request-id" or plain in _JUDGED:
+        return False
+    return _TOKEN.fullmatch(name) is not None
 
 
-_OURS = frozenset({b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"x-forwarded-port"})
+def _without_bearer(field: bytes) -> bytes:
+    """A ``Sec-WebSocket-Protocol`` value of a request that is no handshake, without its ``bearer.<token>`` entries."""
+    entries = field.split(b",")
+    kept = [entry for entry in entries if not entry.strip().lower().startswith(b"bearer.")]
+    return field if len(kept) == len(entries) else b",".join(kept).strip()
 
 
 def forwarded(headers: RawHeaders, arrival: Arrival) -> RawHeaders:

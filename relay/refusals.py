@@ -108,6 +108,8 @@ class Refusal:
         ]
         if self.status == 401:
             fields.append((b"www-authenticate", b"Bearer"))
+        if self.status == 405:
+            fields.append((b"allow", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"))  # a must: RFC 9110 §15.5.6
         retry_after = self.retry_after or KINDS[self.code].retry_after
         if retry_after is not None:
             fields.append((b"retry-after", b"%d" % retry_after))
