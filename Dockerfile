@@ -30,9 +30,7 @@ COPY manage.py pyproject.toml ./
 COPY gatewaysite gatewaysite
 COPY relay relay
 COPY demo demo
-# The two secrets below are for this one command, which needs settings and uses neither.
-RUN DEBUG=1 SECRET_KEY=unused JWT_SECRET=unused python manage.py collectstatic --noinput --verbosity 0 \
-    && python -m compileall -q /app
+RUN python -m compileall -q /app
 
 USER gateway
 VOLUME /data

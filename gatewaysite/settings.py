@@ -67,9 +67,10 @@ AUTH_PASSWORD_VALIDATORS = [
 LANGUAGE_CODE = "en"
 TIME_ZONE = "UTC"
 USE_TZ = True
-STATIC_URL = "static/"
-STATIC_ROOT = BASE_DIR / "staticfiles"
-WHITENOISE_USE_FINDERS = not STATIC_ROOT.is_dir()  # a checkout serves them from where they are; an image collects them
+STATIC_URL = "/gateway/static/"  # below the gateway's own paths: /static/ is the backends'
+# The admin's files are served from where they are installed: nothing to collect, in a checkout as in an image.
+WHITENOISE_USE_FINDERS = True
+WHITENOISE_AUTOREFRESH = False
 
 # The scheme is the client's, as relay.entry found it out from trusted proxies; no field of a stranger decides it.
 SECURE_CONTENT_TYPE_NOSNIFF = True
@@ -79,4 +80,4 @@ CSRF_COOKIE_NAME = "gateway_csrf"
 SESSION_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SAMESITE = "Lax"
 
-LOGGING = log.config(RELAY.log_format, RELAY.log_level)
+LOGGING = log.configure(RELAY.log_format, RELAY.log_level, (RELAY.jwt_cookie, RELAY.jwt_query_param))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from urllib.parse import quote
 
 from django.conf import settings
@@ -44,6 +44,11 @@ def is_health(path: str) -> bool:
     return path in HEALTH
 
 
+def serves_while_draining(scope: Scope) -> bool:
+    """Whether a server that stops still hands a request to the application: balancers ask how we are."""
+    return scope["type"] == "http" and is_health(scope["path"])
+
+
 class Gateway:
     """The ASGI application.
 
@@ -54,12 +59,16 @@ class Gateway:
 
     def __init__(self, runtime: Runtime, http: ASGIApp, websocket: ASGIApp) -> None:
         self.runtime = runtime
-        self._django = ASGIHandler()
         self._rooms = {
             kind: IdentityMiddleware(app, runtime.places, runtime.examiner, runtime.tickets)
             for kind, app in (("http", http), ("websocket", websocket))
         }
         self._server_seen = False
+
+    @cached_property
+    def _django(self) -> ASGIHandler:
+        """Django's handler with all of its middleware; made when the admin is first asked for."""
+        return ASGIHandler()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
@@ -79,7 +88,7 @@ class Gateway:
             return await self._refuse(scope, receive, send, arrival, refusal)
         path: str = scope["path"]
         if kind == "http" and path.startswith(DJANGO):
-            return await self._django(_as_the_client_sees_it(scope, arrival), receive, send)
+            return await self._django(_as_the_client_sees_it(scope, arrival), receive, send)  # type: ignore[arg-type]
         return await self._rooms[kind](scope, receive, send)
 
     async def _start(self) -> None:

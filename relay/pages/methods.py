@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from functools import wraps
+from typing import Any
 
 from django.http.response import HttpResponseBase
 
@@ -11,7 +12,7 @@ from relay.http.request import RelayRequest
 from relay.http.response import refused
 from relay.refusals import Refusal
 
-View = Callable[[RelayRequest], Awaitable[HttpResponseBase]]
+View = Callable[[RelayRequest], Coroutine[Any, Any, HttpResponseBase]]
 
 
 def only(*methods: str) -> Callable[[View], View]:
