@@ -1,39 +1,40 @@
 """The environment, read once into typed values (the contract, section 2).
 
 Every problem is reported at once, and each names its variable and the mend; no value of a secret is ever shown.
-``NAME_FILE`` gives a file that holds the value (container secrets); ``.env`` in the working directory is read as
-well, real variables win.
 """
 
 from __future__ import annotations
 
+import os
+import re
 import secrets
+import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import dj_database_url
-from dotenv import dotenv_values
+from django.core.exceptions import ValidationError
+from jwt.algorithms import get_default_algorithms
+from jwt.exceptions import PyJWTError
 
+from gatewaysite.variables import Reader, SettingsError, environment
+from relay import validation
 from relay.routing.snapshot import Rate
 
-T = TypeVar("T")
+__all__ = ["RelaySettings", "SettingsError", "SiteSettings", "environment", "read"]
 
 HMAC_ALGORITHMS = ("HS256", "HS384", "HS512")
 ASYMMETRIC_ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
 SHORTEST_SECRET = 32  # bytes: a key no shorter than the hash of HS256 (RFC 7518 §3.2)
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
-
-class SettingsError(Exception):
-    """The environment can't be used; `problems` has a line for each reason."""
-
-    def __init__(self, problems: list[str]) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = problems
+_DATABASES = "use sqlite:///path or postgres://user:password@host/name"
+_HOST_PATTERN = re.compile(r"\*|\.?[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*|\[[0-9A-Fa-f:.]+\]")  # as Django compares them
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,90 +78,6 @@ class SiteSettings:
     database: dict[str, Any] = field(repr=False)
 
 
-class Reader:
-    """Reads variables one by one and collects what is wrong with them."""
-
-    def __init__(self, variables: Mapping[str, str]) -> None:
-        self.variables = variables
-        self.problems: list[str] = []
-
-    def text(self, name: str, default: str = "") -> str:
-        """The value, or that of the file which ``NAME_FILE`` names (surrounding white space dropped)."""
-        path = self.variables.get(f"{name}_FILE", "")
-        if not path:
-            return self.variables.get(name, default).strip()
-        if self.variables.get(name):
-            self.problems.append(f"{name}: {name} and {name}_FILE are both set; keep one")
-        try:
-            return Path(path).read_text().strip()
-        except (OSError, UnicodeDecodeError) as exc:
-            reason = exc.strerror if isinstance(exc, OSError) else "it is not text"
-            self.problems.append(f"{name}_FILE: can't read {path}: {reason}")
-            return default
-
-    def parsed(self, name: str, parse: Callable[[str], T], default: T, expected: str) -> T:
-        """The value as `parse` gives it; a ValueError of it becomes a problem that says what is expected."""
-        text = self.text(name)
-        if not text:
-            return default
-        try:
-            return parse(text)
-        except ValueError as exc:
-            self.problems.append(f"{name}: {text!r} is not {expected}" + (f" ({exc})" if str(exc) else ""))
-            return default
-
-    def flag(self, name: str) -> bool:
-        words = {
-            "1": True,
-            "true": True,
-            "yes": True,
-            "on": True,
-            "0": False,
-            "false": False,
-            "no": False,
-            "off": False,
-        }
-
-        def parse(text: str) -> bool:
-            if text.lower() not in words:
-                raise ValueError
-            return words[text.lower()]
-
-        return self.parsed(name, parse, default=False, expected="1 or 0")
-
-    def seconds(self, name: str, default: float) -> float:
-        def parse(text: str) -> float:
-            value = float(text)
-            if not 0 <= value < 1e9:
-                raise ValueError
-            return value
-
-        return self.parsed(name, parse, default, "a number of seconds, 0 or more")
-
-    def words(self, name: str, default: tuple[str, ...] = ()) -> tuple[str, ...]:
-        """A comma-separated list."""
-        text = self.text(name)
-        return tuple(word.strip() for word in text.split(",") if word.strip()) if text else default
-
-    def choice(self, name: str, choices: tuple[str, ...], default: str) -> str:
-        def parse(text: str) -> str:
-            found = {c.lower(): c for c in choices}.get(text.lower())
-            if found is None:
-                raise ValueError
-            return found
-
-        return self.parsed(name, parse, default, "one of " + ", ".join(choices))
-
-
-def environment(real: Mapping[str, str], directory: Path) -> dict[str, str]:
-    """The real variables over those of ``.env`` in a directory."""
-    path = directory / ".env"
-    from_file = (
-        {k: v for k, v in dotenv_values(path, interpolate=False).items() if v is not None} if path.is_file() else {}
-    )
-    return {**from_file, **real}
-
-
 def read(variables: Mapping[str, str], base: Path) -> tuple[SiteSettings, RelaySettings]:
     """Read and check everything.
 
@@ -178,8 +95,8 @@ def read(variables: Mapping[str, str], base: Path) -> tuple[SiteSettings, RelayS
         debug=debug,
         demo=reader.flag("DEMO"),
         **_tokens(reader, debug),
-        main_service_url=reader.text("MAIN_SERVICE_URL"),
-        allowed_origins=reader.words("ALLOWED_ORIGINS"),
+        main_service_url=_valid(reader, "MAIN_SERVICE_URL", (reader.text("MAIN_SERVICE_URL"),), validation.url)[0],
+        allowed_origins=_valid(reader, "ALLOWED_ORIGINS", reader.words("ALLOWED_ORIGINS"), validation.origin),
         trusted_proxies=_networks(reader, "TRUSTED_PROXIES"),
         rate_limit=_rate(reader, "RATE_LIMIT"),
         drain_seconds=reader.seconds("DRAIN_SECONDS", 20),
@@ -225,7 +142,7 @@ def _tokens(reader: Reader, debug: bool) -> dict[str, Any]:
 def _token_place(reader: Reader, name: str, default: str) -> str:
     """The name of a cookie or parameter; set but empty turns the place off."""
     value = reader.text(name, default)
-    if any(c in value for c in " \t;,=&%+\"'\\") or not value.isascii():
+    if not re.fullmatch(r"[A-Za-z0-9._-]*", value):
         reader.problems.append(f"{name}: {value!r} is no plain name; use letters, digits, - and _")
     return value
 
@@ -235,6 +152,8 @@ def _check_keys(
 ) -> None:
     """Exactly one kind of key, and only algorithms that belong to it: an HMAC over a public key is a forgery."""
     known = HMAC_ALGORITHMS + ASYMMETRIC_ALGORITHMS
+    if not algorithms:
+        reader.problems.append("JWT_ALGORITHMS: names none; leave it out for HS256")
     for algorithm in algorithms:
         if algorithm not in known:
             reader.problems.append(f"JWT_ALGORITHMS: {algorithm!r} is not one of {', '.join(known)}")
@@ -246,16 +165,17 @@ def _check_keys(
             reader.problems.append(f"JWT_ALGORITHMS: {', '.join(hmac)} can't stand beside {name}; {mend}")
         if public_key and jwks_url:
             reader.problems.append("JWT_JWKS_URL: JWT_PUBLIC_KEY is set too; keep one")
+        asymmetric = [a for a in algorithms if a in ASYMMETRIC_ALGORITHMS]
         if public_key and "PRIVATE KEY" in public_key:
             reader.problems.append("JWT_PUBLIC_KEY: this is a private key; give the public one")
         elif public_key and "-----BEGIN" not in public_key:
             reader.problems.append("JWT_PUBLIC_KEY: not a PEM key (-----BEGIN PUBLIC KEY-----…)")
+        elif public_key and asymmetric and not any(_is_key_for(algorithm, public_key) for algorithm in asymmetric):
+            reader.problems.append(f"JWT_PUBLIC_KEY: it is no public key for {', '.join(asymmetric)}")
         return
     if not secret:
-        if "JWT_SECRET_FILE" not in reader.variables:
-            reader.problems.append(
-                "JWT_SECRET: required (or JWT_PUBLIC_KEY, or JWT_JWKS_URL); make one: openssl rand -base64 48"
-            )
+        mend = " (or JWT_PUBLIC_KEY, or JWT_JWKS_URL); make one: openssl rand -base64 48"
+        reader.required("JWT_SECRET", mend, "JWT_PUBLIC_KEY", "JWT_JWKS_URL")
         return
     if asymmetric := [a for a in algorithms if a in ASYMMETRIC_ALGORITHMS]:
         reader.problems.append(
@@ -267,6 +187,26 @@ def _check_keys(
             reader.problems.append(
                 f"{name}: {found} bytes; at least {SHORTEST_SECRET} are needed: openssl rand -base64 48"
             )
+
+
+def _is_key_for(algorithm: str, pem: str) -> bool:
+    try:
+        get_default_algorithms()[algorithm].prepare_key(pem)
+    except (PyJWTError, ValueError, TypeError):
+        return False
+    return True
+
+
+def _valid(reader: Reader, name: str, values: tuple[str, ...], validate: Callable[[str], str]) -> tuple[str, ...]:
+    """The values in normal form, by the rule of the admin; a problem for each that breaks it."""
+    valid = []
+    for value in values:
+        try:
+            valid.append(validate(value) if value else value)
+        except ValidationError as exc:
+            reader.problems.append(f"{name}: {exc.message}")
+            valid.append("")
+    return tuple(valid)
 
 
 def _moment(text: str) -> float:
@@ -285,9 +225,10 @@ def _networks(reader: Reader, name: str) -> tuple[IPv4Network | IPv6Network, ...
 
 
 def _rate(reader: Reader, name: str) -> Rate | None:
-    if reader.text(name).lower() in ("", "off", "0"):
-        return None
-    return reader.parsed(name, Rate.parse, None, "a rate such as 100/s;burst=200, or off")
+    def parse(text: str) -> Rate | None:
+        return None if text.lower() in ("off", "0") else Rate.parse(text)
+
+    return reader.parsed(name, parse, None, "a rate such as 100/s;burst=200, or off")
 
 
 def _url(reader: Reader, name: str, schemes: tuple[str, ...]) -> str:
@@ -300,19 +241,22 @@ def _url(reader: Reader, name: str, schemes: tuple[str, ...]) -> str:
 
 def _database(reader: Reader, base: Path) -> dict[str, Any]:
     url = reader.text("DATABASE_URL") or "sqlite:///data/gateway.sqlite3"
-    scheme = url.partition(":")[0]
-    if scheme not in ("sqlite", "postgres", "postgresql"):
-        reader.problems.append(
-            f"DATABASE_URL: {scheme!r} is not supported; use sqlite:///path or postgres://user:password@host/name"
-        )
+    if url.partition("://")[0] not in ("sqlite", "postgres", "postgresql"):
+        # Nothing of the value: it may hold a password.
+        reader.problems.append(f"DATABASE_URL: {_DATABASES}")
         url = "sqlite:///data/gateway.sqlite3"
     try:
         config: dict[str, Any] = dict(dj_database_url.parse(url, conn_max_age=60, conn_health_checks=True))
     except (ValueError, dj_database_url.ParseError):
-        reader.problems.append("DATABASE_URL: can't be read; use sqlite:///path or postgres://user:password@host/name")
+        reader.problems.append(f"DATABASE_URL: can't be read; {_DATABASES}")
         return {}
     if config["ENGINE"] == "django.db.backends.sqlite3" and config["NAME"] != ":memory:":
-        config["NAME"] = str(base / config["NAME"])
+        path = base / config["NAME"]
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as exc:
+            reader.problems.append(f"DATABASE_URL: can't make the directory {path.parent}: {exc.strerror}")
+        config["NAME"] = str(path)
         # Writers wait for each other instead of failing at once, and readers for none (SQLite, "WAL").
         config["OPTIONS"] = {
             "timeout": 10,
@@ -330,31 +274,39 @@ def _secret_key(reader: Reader, debug: bool, database: dict[str, Any]) -> str:
     if key:
         return key
     if not debug:
-        if "SECRET_KEY_FILE" not in reader.variables:
-            reader.problems.append("SECRET_KEY: required; make one: openssl rand -base64 48")
+        reader.required("SECRET_KEY", "; make one: openssl rand -base64 48")
         return ""
-    if database.get("ENGINE") != "django.db.backends.sqlite3":
+    if database.get("ENGINE") != "django.db.backends.sqlite3" or database["NAME"] == ":memory:":
         return secrets.token_urlsafe(48)
     path = Path(database["NAME"]).parent / "secret_key"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("x") as file:
-            path.chmod(0o600)
-            file.write(secrets.token_urlsafe(48))
-    except FileExistsError:
-        pass
-    except OSError as exc:
-        reader.problems.append(f"SECRET_KEY: can't keep a generated one in {path}: {exc.strerror}; set SECRET_KEY")
+        return _kept(path)
+    except (OSError, UnicodeDecodeError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) else "it is not text"
+        reader.problems.append(f"SECRET_KEY: can't keep a generated one in {path}: {reason}; set SECRET_KEY")
         return ""
-    return path.read_text().strip()
+
+
+def _kept(path: Path) -> str:
+    """The key in a file that its owner alone can read. Of processes that start at once, one makes it, whole."""
+    if not path.exists():
+        descriptor, fresh = tempfile.mkstemp(dir=path.parent)  # mode 0600
+        with open(descriptor, "w", encoding="utf-8") as file:
+            file.write(secrets.token_urlsafe(48))
+        with suppress(FileExistsError):
+            os.link(fresh, path)
+        os.unlink(fresh)
+    return path.read_text(encoding="utf-8").strip()
 
 
 def _allowed_hosts(reader: Reader, debug: bool) -> list[str]:
     hosts = list(reader.words("ALLOWED_HOSTS"))
     if not hosts and debug:
         return ["*"]
+    example = "the names that clients use, comma-separated, for example gateway.example.com"
     if not hosts:
-        reader.problems.append(
-            "ALLOWED_HOSTS: required; the names that clients use, comma-separated, for example gateway.example.com"
-        )
+        reader.required("ALLOWED_HOSTS", f"; {example}")
+    for host in hosts:
+        if not _HOST_PATTERN.fullmatch(host):
+            reader.problems.append(f"ALLOWED_HOSTS: {host!r} is no host; {example} (no scheme, port or path)")
     return hosts
