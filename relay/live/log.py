@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("relay")
 
+_LONGEST_PATH = 2048  # characters
+
 _QUIET = {
     # What they write at DEBUG, and some at INFO, are payloads, headers and SQL with its parameters.
     "websockets": "WARNING",
@@ -338,7 +340,8 @@ def _level_of(status: int) -> int:
 
 
 def _without_query(path: str) -> str:
-    return path.partition("?")[0]
+    """A path as it is logged: no longer than any that a person will read."""
+    return path.partition("?")[0][:_LONGEST_PATH]
 
 
 def _milliseconds(seconds: float) -> float:
