@@ -23,7 +23,7 @@ from relay.entry import Arrival
 from relay.forwarding import Forwarding
 from relay.identity.model import NOBODY, Identification
 from relay.refusals import BackendError, BackendRefused
-from relay.routing.snapshot import Backend, Match, Route, Snapshot, Url
+from relay.routing.snapshot import Backend, Route, Snapshot, Url
 from relay.typing import Scope
 from relay.websocket import upstream
 from relay.websocket.frames import close_frame
@@ -162,60 +162,54 @@ class _Visit:
     async def _websocket(self, route: Route) -> Finding:
         path, started = sample(route.path), time.monotonic()
         check = f"websocket {path}"
-        if _match(route, path) is None:
+        match = Snapshot.build((), [route], ()).match("websocket", "GET", path)
+        if match is None:
             return self._finding(check, "skipped", f"no sample path fits {route.path}")
+        grant = Grant(route, self._backend, self._visitor.who.identity, match.target(quote(path).encode()))
         try:
-            await self._handshake(route, path, self._backend)
+            await self._handshake(grant, path)
         except BackendRefused as exc:
-            return self._finding(check, *await self._judge(route, path, exc))
+            return self._finding(check, *await self._judge(grant, path, exc))
         except BackendError as exc:
             advice = "does it speak HTTP/1.1 and WebSocket on this port, and does it answer in time?"
             return self._finding(check, "FAILS", str(exc), advice)
         return replace(self._finding(check), seconds=time.monotonic() - started)
 
-    async def _judge(self, route: Route, path: str, refused: BackendRefused) -> tuple[Outcome, str, str]:
+    async def _judge(self, grant: Grant, path: str, refused: BackendRefused) -> tuple[Outcome, str, str]:
         """What a refused handshake means: outcome, detail and advice."""
-        detail, status = str(refused), refused.status
-        if status == 403 and self._backend.websocket_origin != self._url.origin:
-            own = replace(self._backend, websocket_origin=self._url.origin)
+        detail, status, route, own = str(refused), refused.status, grant.route, self._url.origin
+        if status == 403 and self._backend.websocket_origin != own:
             try:
-                await self._handshake(route, path, own)
+                await self._handshake(replace(grant, backend=replace(self._backend, websocket_origin=own)), path)
             except BackendError:
                 pass  # then it is not about Origin, or not about that alone
             else:
-                return "FAILS", detail, f'it accepts its own Origin: set websocket_origin = "{self._url.origin}"'
+                return "FAILS", detail, f'it accepts its own Origin: set websocket_origin = "{own}"'
         if path != route.path and 400 <= status < 500:
             return "refuses", detail, f"the route is {route.path}: for a real path it may do better"
-        if status in (401, 403) and route.access != "public" and self._visitor.who.identity is None:
+        if status in (401, 403) and route.access != "public" and grant.identity is None:
             return "refuses", detail, "it was sent no user; with --token it gets one. It may also be checking Origin"
         if 300 <= status < 400:
             return "FAILS", detail, "redirects are not followed: give the url and the path that it redirects to"
         return "FAILS", detail, _BY_STATUS.get(status, "its own log should say why")
 
-    async def _handshake(self, route: Route, path: str, backend: Backend) -> None:
+    async def _handshake(self, grant: Grant, path: str) -> None:
         """Open a WebSocket and close it.
 
         Raises:
             BackendError: It was not opened.
         """
-        scope, arrival = _handshake_scope(path, self._visitor.headers)
-        match = _match(route, path)
-        target = match.target(scope["raw_path"]) if match is not None else scope["raw_path"]
-        grant = Grant(route, backend, self._visitor.who.identity, target)
-        opening = Opening(scope, arrival, grant, self._visitor.who, self._visitor.rules, ())
-        opened = await upstream.dial(self._connector, opening)
+        visitor = self._visitor
+        scope, arrival = _handshake_scope(path, visitor.headers)
+        opened = await upstream.dial(self._connector, Opening(scope, arrival, grant, visitor.who, visitor.rules, ()))
         opened.transport.write(close_frame(1000, masked=True))
         opened.transport.close()
-        self._connector.release(backend, opened.url)
+        self._connector.release(grant.backend, opened.url)
 
 
 def sample(path: str) -> str:
     """A path that a route matches: its own, with samples for the placeholders."""
     return _PLACEHOLDER.sub(lambda found: SAMPLES.get(found[1] or "str", "check"), path)
-
-
-def _match(route: Route, path: str) -> Match | None:
-    return Snapshot.build((), [route], ()).match("websocket", "GET", path)
 
 
 def _handshake_scope(path: str, headers: Iterable[tuple[bytes, bytes]]) -> tuple[Scope, Arrival]:
