@@ -1,0 +1,122 @@
+"""Backends, routes and origins in the admin. What is saved here is live in every process within a second."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from django import forms
+from django.contrib import admin, messages
+from django.db import models
+from django.db.models import Count, QuerySet
+from django.http import HttpRequest
+from django.urls import reverse
+from django.utils.html import format_html
+
+from relay import validation
+from relay.models import Backend, Counted, Origin, Revision, Route
+
+if TYPE_CHECKING:  # generic for type checkers only
+    ModelAdmin = admin.ModelAdmin[Any]
+    StackedInline = admin.StackedInline[Route, Backend]
+    Rows = QuerySet[Any]
+else:
+    ModelAdmin, StackedInline = admin.ModelAdmin, admin.StackedInline
+
+ROUTE_FIELDS: tuple[tuple[str | None, Any], ...] = (
+    (None, {"fields": ("path", "kind", "enabled")}),
+    ("Who gets in", {"fields": ("access", "roles")}),
+    ("HTTP", {"fields": ("methods",)}),
+    ("WebSocket", {"fields": Route.WEBSOCKET_ONLY}),
+    ("Towards the backend", {"fields": ("upstream_path",)}),
+)
+
+
+class SwitchedAdmin(ModelAdmin):
+    """For rows that can be switched on and off, many at a time; each change is in the admin's log."""
+
+    actions = ("enable", "disable")
+    list_per_page = 50
+
+    @admin.action(permissions=["change"], description="Enable")
+    def enable(self, request: HttpRequest, queryset: Rows) -> None:
+        self._switch(request, queryset, on=True)
+
+    @admin.action(permissions=["change"], description="Disable (closes open sockets)")
+    def disable(self, request: HttpRequest, queryset: Rows) -> None:
+        self._switch(request, queryset, on=False)
+
+    def _switch(self, request: HttpRequest, queryset: Rows, on: bool) -> None:
+        """Change the rows that are not so yet, and log each, in one transaction."""
+        word = "enabled" if on else "disabled"
+        rows: list[Counted] = list(queryset.filter(enabled=not on))
+        if not rows:
+            self.message_user(request, f"All of them are {word} already.", messages.INFO)
+            return
+        with Revision.counting("config"):
+            self.model._default_manager.filter(pk__in=[row.pk for row in rows]).update(enabled=on)
+            for row in rows:
+                self.log_change(request, row, f"{word.capitalize()}.")
+        self.message_user(request, f"{len(rows)} {word}.", messages.SUCCESS)
+
+
+class RouteInline(StackedInline):
+    """A backend's routes on its own page."""
+
+    model = Route
+    fieldsets = ROUTE_FIELDS
+    extra = 0
+    show_change_link = True
+    classes = ("collapse",)
+
+
+@admin.register(Backend)
+class BackendAdmin(SwitchedAdmin):
+    list_display = ("name", "listens_at", "leads_here", "enabled", "health_path")
+    list_filter = ("enabled", "tls_verify", "forward_token")
+    search_fields = ("name", "urls")
+    inlines = (RouteInline,)
+    fieldsets = (
+        (None, {"fields": ("name", "urls", "enabled")}),
+        ("Health", {"fields": ("health_path",)}),
+        ("Limits", {"fields": ("connect_timeout", "read_timeout", "max_body_size", "max_message_size")}),
+        ("What the backend sees", {"fields": ("websocket_origin", "forward_token", "forward_host")}),
+        ("TLS", {"fields": ("tls_verify",)}),
+    )
+    formfield_overrides: ClassVar = {models.TextField: {"widget": forms.Textarea({"rows": 3, "cols": 60})}}
+
+    def get_queryset(self, request: HttpRequest) -> Rows:
+        rows: Rows = super().get_queryset(request).annotate(route_count=Count("routes"))
+        return rows
+
+    @admin.display(description="urls", ordering="urls")
+    def listens_at(self, backend: Backend) -> str:
+        return ", ".join(validation.lines(backend.urls))
+
+    @admin.display(description="routes", ordering="route_count")
+    def leads_here(self, backend: Any) -> str:
+        url = f"{reverse('admin:relay_route_changelist')}?backend__id__exact={backend.pk}"
+        return format_html('<a href="{}">{}</a>', url, backend.route_count)
+
+
+@admin.register(Route)
+class RouteAdmin(SwitchedAdmin):
+    list_display = ("path", "kind", "backend", "admits", "enabled", "methods", "upstream_path")
+    list_filter = ("kind", "access", "enabled", "backend")
+    list_select_related = ("backend",)
+    search_fields = ("path", "roles", "backend__name")
+    autocomplete_fields = ("backend",)
+    fieldsets = (
+        (None, {"fields": ("path", "kind", "backend", "enabled")}),
+        *ROUTE_FIELDS[1:],
+    )
+
+    @admin.display(description="who gets in", ordering="access")
+    def admits(self, route: Route) -> str:
+        return ", ".join(validation.items(route.roles)) if route.access == Route.Access.ROLES else route.access
+
+
+@admin.register(Origin)
+class OriginAdmin(SwitchedAdmin):
+    list_display = ("origin", "note", "enabled")
+    list_filter = ("enabled",)
+    search_fields = ("origin", "note")

@@ -1,0 +1,130 @@
+"""System checks: what starts, but may not be meant. All of them: ``manage.py check --database default``.
+
+==========  ==========================================================================================
+relay.E001  a row of the database can't be used: the gateway would not start with it
+relay.W001  an HMAC key is shorter than its hash
+relay.W002  every ``Host`` is taken
+relay.W003  any site may open sockets with its visitors' cookies
+relay.W004  the rate limit may see one address for all clients
+relay.W005  ``ALLOWED_ORIGINS`` has no effect by itself
+relay.W006  a route lies under the gateway's own paths and is never reached
+relay.W007  a backend's certificate is not looked at
+relay.W008  stock Daphne serves; see `under_stock_daphne`
+==========  ==========================================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from typing import Any
+
+from django import db
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, Tags, Warning, register
+
+from relay.models import Backend, Counted, Origin, Route
+from relay.validation import ANY_ORIGIN, lines
+
+SHORTEST_SECRET = 32  # bytes, as long as the hash of HS256 (RFC 7518 §3.2)
+
+OWN_PATHS = ("/admin", "/gateway", "/health", "/metrics")
+"""The gateway answers them, and what lies below them, before any route (contract, section 7)."""
+
+
+@register(Tags.security)
+def hmac_key(**kwargs: Any) -> list[CheckMessage]:
+    """Without DEBUG a short key does not start at all."""
+    return [
+        Warning(
+            f"{name} is under {SHORTEST_SECRET} bytes; without DEBUG=1 the gateway will not start with it",
+            hint="openssl rand -base64 48",
+            id="relay.W001",
+        )
+        for name, value in (
+            ("JWT_SECRET", settings.RELAY.jwt_secret),
+            ("JWT_PREVIOUS_SECRET", settings.RELAY.jwt_previous_secret),
+        )
+        if value and len(value.encode()) < SHORTEST_SECRET
+    ]
+
+
+@register(Tags.security)
+def every_host(**kwargs: Any) -> list[CheckMessage]:
+    """A Host that nobody checked reaches the backends as X-Forwarded-Host."""
+    if settings.DEBUG or "*" not in settings.ALLOWED_HOSTS:
+        return []
+    sentence = "ALLOWED_HOSTS takes every Host, and backends get it as X-Forwarded-Host"
+    return [
+        Warning(sentence, hint="name the hosts that clients use: ALLOWED_HOSTS=gateway.example.com", id="relay.W002")
+    ]
+
+
+@register(Tags.security)
+def one_address_for_all(**kwargs: Any) -> list[CheckMessage]:
+    """Behind a proxy that is not trusted, every client has the proxy's address."""
+    if settings.RELAY.rate_limit is None or settings.RELAY.trusted_proxies:
+        return []
+    sentence = "RATE_LIMIT is set and TRUSTED_PROXIES is not: behind a proxy, all clients share one limit"
+    return [Warning(sentence, hint="set TRUSTED_PROXIES to the proxy's network, if there is one", id="relay.W004")]
+
+
+@register()
+def origins_without_backend(**kwargs: Any) -> list[CheckMessage]:
+    """Both variables make the first configuration together."""
+    if not settings.RELAY.allowed_origins or settings.RELAY.main_service_url:
+        return []
+    sentence = "ALLOWED_ORIGINS has no effect without MAIN_SERVICE_URL"
+    return [Warning(sentence, hint="set both, or add origins in the admin or with import_config", id="relay.W005")]
+
+
+@register(Tags.database)
+def configuration(databases: Sequence[str] | None = None, **kwargs: Any) -> list[CheckMessage]:
+    """What the database holds; nothing is said about one that is not there or not migrated yet."""
+    if not databases:
+        return []
+    try:
+        backends, routes, origins = list(Backend.objects.all()), list(Route.objects.all()), list(Origin.objects.all())
+    except db.Error:
+        return []
+    return [
+        *_unusable(chain[Counted](backends, routes, origins)),
+        *(message for origin in origins if origin.enabled for message in _any_origin(origin)),
+        *(message for route in routes if route.enabled for message in _unreachable(route)),
+        *(message for backend in backends if backend.enabled for message in _unverified(backend)),
+    ]
+
+
+def _unusable(rows: Iterator[Counted]) -> Iterator[CheckMessage]:
+    hint = "mend it in the admin or with import_config; running gateways keep the last good configuration"
+    for row in rows:
+        for field, sentence in row.problems():
+            yield Error(f"{row.label}: {field}: {sentence}", hint=hint, id="relay.E001")
+
+
+def _any_origin(origin: Origin) -> Iterator[CheckMessage]:
+    if origin.origin == ANY_ORIGIN:
+        sentence = "the origin * is enabled: any site may open sockets and read answers as its visitors"
+        yield Warning(sentence, hint="name the sites, like https://*.example.com", id="relay.W003")
+
+
+def _unreachable(route: Route) -> Iterator[CheckMessage]:
+    """Only HTTP: a handshake on such a path finds its route."""
+    if route.kind == Route.Kind.HTTP and any(f"{route.path}/".startswith(f"{own}/") for own in OWN_PATHS):
+        sentence = f"{route.label} lies under a path of the gateway's own, and may never be reached"
+        yield Warning(sentence, hint="take another path, and upstream_path for what the backend sees", id="relay.W006")
+
+
+def _unverified(backend: Backend) -> Iterator[CheckMessage]:
+    if not backend.tls_verify and any(url.startswith("https:") for url in lines(backend.urls)):
+        sentence = f"{backend.label}: its certificate is not verified; anyone in between can read and answer"
+        yield Warning(sentence, hint="add its CA to the system's, and turn tls_verify on", id="relay.W007")
+
+
+def under_stock_daphne() -> CheckMessage:
+    """What ``daphne gatewaysite.asgi:application`` can't keep; ``manage.py serve`` can."""
+    sentence = (
+        "stock Daphne serves: a refused handshake is a bare 403, of the close codes only 1000 and 3000-4999 pass and "
+        "no reason does, empty messages are dropped, bodies are held whole, and SIGTERM cuts everything at once"
+    )
+    return Warning(sentence, hint="python manage.py serve keeps all of it", id="relay.W008")

@@ -1,0 +1,24 @@
+"""``export_config``: print the configuration as the TOML that `import_config` reads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import db
+from django.core.management.base import BaseCommand, CommandError
+
+from relay.models import Backend, Origin, Route
+from relay.routing import toml
+
+
+class Command(BaseCommand):
+    help = "Print backends, routes and origins as TOML; importing it again changes nothing. Defaults are left out."
+    requires_system_checks = ()
+
+    def handle(self, **options: Any) -> None:
+        try:
+            routes = [(route, route.backend.name) for route in Route.objects.select_related("backend")]
+            text = toml.render(Backend.objects.all(), routes, Origin.objects.all())
+        except db.Error as exc:
+            raise CommandError(f"the database: {exc}; if it is new, run: python manage.py migrate") from exc
+        self.stdout.write(text, ending="")

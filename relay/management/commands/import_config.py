@@ -1,0 +1,64 @@
+"""``import_config``: make the database say what a TOML file says."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from django import db
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from relay.routing import changes, toml
+
+
+class Command(BaseCommand):
+    help = (
+        "Apply a TOML file of backends, routes and origins: all of it or nothing, and without a restart. "
+        "Each row of the file is set as a whole, what it leaves out to the default; other rows stay, but for --prune."
+    )
+    requires_system_checks = ()
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("file", metavar="FILE", help="the TOML file; - reads standard input")
+        parser.add_argument("--dry-run", action="store_true", help="show the difference, change nothing")
+        parser.add_argument("--prune", action="store_true", help="remove what the file does not hold")
+
+    def handle(self, *, file: str, dry_run: bool, prune: bool, **options: Any) -> None:
+        document = toml.parse(_read(file))
+        try:
+            found = changes.apply(document, prune=prune, dry_run=dry_run)
+        except toml.TomlError as exc:
+            count = len(exc.problems)
+            raise CommandError(
+                f"{file}: {count} problem{'s' if count > 1 else ''}, nothing was changed\n{exc}"
+            ) from None
+        except db.Error as exc:
+            raise CommandError(f"the database: {exc}; if it is new, run: python manage.py migrate") from exc
+        for change in found:
+            self.stdout.write(str(change))
+        self.stdout.write(_summary(found, dry_run))
+
+
+def _read(file: str) -> str:
+    """The file's text; a byte order mark is no part of it.
+
+    Raises:
+        CommandError: It can't be read, or is not UTF-8.
+    """
+    try:
+        content = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+        return content.decode("utf-8-sig")
+    except OSError as exc:
+        raise CommandError(f"{file}: can't be read: {exc.strerror}") from exc
+    except UnicodeDecodeError as exc:
+        raise CommandError(f"{file}: not UTF-8 at byte {exc.start}; save it as UTF-8") from exc
+
+
+def _summary(found: list[changes.Change], dry_run: bool) -> str:
+    if not found:
+        return "nothing to change"
+    words = (("+", "added"), ("~", "changed"), ("-", "removed"))
+    counts = ((sum(change.sign == sign for change in found), word) for sign, word in words)
+    summary = ", ".join(f"{count} {word}" for count, word in counts if count)
+    return f"dry run, nothing was changed: {summary}" if dry_run else summary

@@ -1,0 +1,344 @@
+"""What operators manage, and what processes tell each other through the database.
+
+Requests are judged by a snapshot in memory (`relay.routing.snapshot`), never by these tables. The help texts say what a
+field does to a live system.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from typing import ClassVar
+
+from django.core.exceptions import ValidationError
+from django.db import models
+from django.utils import timezone
+
+from relay import validation
+from relay.revision import Counted, Revision
+
+__all__ = ["Backend", "Counted", "Kick", "Origin", "Revision", "Revocation", "Route", "Ticket"]
+
+
+class Backend(Counted):
+    """A service behind the gateway."""
+
+    counter = "config"
+    rules: ClassVar = {
+        "name": validation.name,
+        "urls": validation.urls,
+        "health_path": validation.health_path,
+        "connect_timeout": validation.some_seconds,
+        "read_timeout": validation.seconds,
+        "max_body_size": validation.size,
+        "max_message_size": validation.size,
+        "websocket_origin": validation.websocket_origin,
+    }
+
+    name = models.CharField(
+        max_length=64,
+        unique=True,
+        error_messages={"unique": "There is a backend with this name already; choose another."},
+        help_text="Letters, digits, - and _. A new name is a new backend: open sockets are closed with 1012.",
+    )
+    urls = models.TextField(
+        help_text="One per line: http or https, with an optional path prefix. What is new goes to the url with the "
+        "fewest connections. Open sockets stay where they are; those of a url that is taken out are closed with 1012.",
+    )
+    health_path = models.CharField(
+        max_length=500,
+        blank=True,
+        help_text="Asked every 2 s at each url, and wants 200. A url is out after two failures in a row and back after "
+        "one success; with all of them out, clients get 503. Empty: every url counts as healthy.",
+    )
+    connect_timeout = models.FloatField(
+        default=5,
+        help_text="Seconds to wait for a connection before the next url is tried; after the last, clients get 504.",
+    )
+    read_timeout = models.FloatField(
+        default=60,
+        help_text="Seconds to wait for the response head, then between two chunks of the body (not for "
+        "text/event-stream). Past it clients get 504, or a broken transfer. 0: no limit.",
+    )
+    max_body_size = models.PositiveBigIntegerField(
+        default=67108864, help_text="Bytes of a request body; a larger one gets 413. 0: no limit."
+    )
+    max_message_size = models.PositiveBigIntegerField(
+        default=16777216,
+        help_text="Bytes of one WebSocket message, either way; a larger one ends the socket with 1009. 0: no limit.",
+    )
+    websocket_origin = models.CharField(
+        max_length=300,
+        default="omit",
+        verbose_name="WebSocket origin",
+        help_text="What the backend sees as Origin in a handshake: omit (none), forward (the client's), or always the "
+        "same, like https://app.example.com. Where a backend refuses handshakes with 403, try another one.",
+    )
+    forward_token = models.BooleanField(
+        default=False, help_text="On: the client's token reaches the backend where it was found. Off: it is taken out."
+    )
+    forward_host = models.BooleanField(
+        default=False, help_text="On: the backend sees the client's Host. Off: that of its own url."
+    )
+    tls_verify = models.BooleanField(
+        default=True,
+        verbose_name="TLS verify",
+        help_text="On: an https backend has to show a valid certificate. Off: anyone in between can be the backend.",
+    )
+    enabled = models.BooleanField(
+        default=True, help_text="Off: its open sockets are closed with 1012, and its routes answer 503."
+    )
+
+    class Meta:
+        ordering = ("name",)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Route(Counted):
+    """A path that leads to a backend, and who may take it."""
+
+    class Kind(models.TextChoices):
+        HTTP = "http", "HTTP"
+        WEBSOCKET = "websocket", "WebSocket"
+
+    class Access(models.TextChoices):
+        PUBLIC = "public", "public: with or without a token"
+        AUTHENTICATED = "authenticated", "authenticated: any valid token"
+        ROLES = "roles", "roles: a valid token with one of the roles"
+
+    class RefuseWith(models.TextChoices):
+        HTTP = "http", "http: a status on the handshake"
+        CLOSE = "close", "close: accept, then a 44xx close code"
+
+    counter = "config"
+    rules: ClassVar = {
+        "path": validation.route_path,
+        "methods": validation.methods,
+        "roles": validation.roles,
+        "upstream_path": validation.upstream_path,
+        "idle_timeout": validation.seconds,
+        "max_connections_per_user": validation.count,
+        "message_rate": validation.rate,
+    }
+    WEBSOCKET_ONLY: ClassVar = ("refuse_with", "idle_timeout", "max_connections_per_user", "message_rate")
+
+    path = models.CharField(
+        max_length=500,
+        help_text="Django path syntax, like /api/users/&lt;int:id&gt;. With a / at the end it is a prefix, otherwise "
+        "exact. The most specific route wins.",
+    )
+    kind = models.CharField(
+        max_length=9,
+        choices=Kind,
+        default=Kind.HTTP,
+        error_messages={"invalid_choice": "%(value)r is no kind; use http or websocket"},
+        help_text="What the route takes. The other kind does not see it, and gets 404.",
+    )
+    backend = models.ForeignKey(
+        Backend,
+        models.CASCADE,
+        related_name="routes",
+        help_text="Where it leads. Open sockets of a route that now leads elsewhere are closed with 1012.",
+    )
+    methods = models.CharField(
+        max_length=200,
+        blank=True,
+        help_text="HTTP only, comma-separated, like GET, POST; other methods get 404. GET includes HEAD. Empty: all.",
+    )
+    access = models.CharField(
+        max_length=13,
+        choices=Access,
+        default=Access.AUTHENTICATED,
+        error_messages={"invalid_choice": "%(value)r is no access; use public, authenticated or roles"},
+        help_text="Who gets in. Others get 401, or 403 for want of a role; their open sockets are closed with 1012.",
+    )
+    roles = models.CharField(
+        max_length=500, blank=True, help_text="With access by roles, comma-separated: any of them is enough."
+    )
+    upstream_path = models.CharField(
+        max_length=500,
+        blank=True,
+        help_text="Replaces the matched prefix (joined with one slash) or the exact path. Empty: unchanged.",
+    )
+    refuse_with = models.CharField(
+        max_length=5,
+        choices=RefuseWith,
+        default=RefuseWith.HTTP,
+        error_messages={"invalid_choice": "%(value)r is no way to refuse; use http or close"},
+        help_text="WebSocket only: how a client learns why it gets no socket. Scripts in browsers see codes only.",
+    )
+    idle_timeout = models.FloatField(
+        default=0,
+        help_text="WebSocket only: seconds without a message either way until a socket is closed with 4408. 0: none.",
+    )
+    max_connections_per_user = models.PositiveIntegerField(
+        default=0, help_text="WebSocket only: a user with so many open sockets gets 429 for the next. 0: no limit."
+    )
+    message_rate = models.CharField(
+        max_length=40,
+        blank=True,
+        help_text="WebSocket only, client to backend, like 50/s;burst=100; past it a socket is closed with 1008. "
+        "Empty: no limit.",
+    )
+    enabled = models.BooleanField(
+        default=True, help_text="Off: as if it were not there. Its open sockets are closed with 1012."
+    )
+
+    class Meta:
+        ordering = ("kind", "path", "methods")
+        constraints = (models.UniqueConstraint(fields=("kind", "path", "methods"), name="route_is_unique"),)
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.path}{self._methods_shown}"
+
+    def clean(self) -> None:
+        """What fields mean together.
+
+        Raises:
+            ValidationError: At each field to mend.
+        """
+        errors = {}
+        if self.access == self.Access.ROLES and not self.roles:
+            errors["roles"] = "access by roles needs at least one role; name them, or choose another access"
+        elif self.roles and self.access != self.Access.ROLES:
+            errors["roles"] = (
+                f"{self.roles!r} has no effect with access {self.access}; empty it, or set access to roles"
+            )
+        if self.kind == self.Kind.WEBSOCKET and self.methods:
+            errors["methods"] = f"{self.methods!r}: a handshake is always a GET; leave it empty on a websocket route"
+        if self.kind == self.Kind.HTTP:
+            for name in self.WEBSOCKET_ONLY:
+                value, default = getattr(self, name), self.field(name).get_default()
+                if value != default:
+                    errors[name] = f"{value!r} has an effect on websocket routes only; leave it at {default!r}"
+        if errors:
+            raise ValidationError(errors)
+
+    def validate_constraints(self, exclude: Collection[str] | None = None) -> None:
+        """Say at a field which route is in the way, where Django would only say that a constraint is violated."""
+        try:
+            super().validate_constraints(exclude)
+        except ValidationError as exc:
+            sentence = f"there is a route {self} already; change that one, or take another path or other methods"
+            raise ValidationError({"path": sentence}) from exc
+
+    @property
+    def label(self) -> str:
+        return f"route {self.kind} {json.dumps(self.path, ensure_ascii=False)}{self._methods_shown}"
+
+    @property
+    def _methods_shown(self) -> str:
+        return f" ({self.methods})" if self.methods else ""
+
+
+class Origin(Counted):
+    """A site whose pages may open sockets and read answers."""
+
+    counter = "config"
+    rules: ClassVar = {"origin": validation.origin, "note": validation.one_line}
+
+    origin = models.CharField(
+        max_length=300,
+        unique=True,
+        error_messages={"unique": "This origin is on the list already; change that one."},
+        help_text="Scheme, host, and the port if it is not the default, like https://app.example.com. "
+        "https://*.example.com is any depth of subdomain, but not example.com itself; * is any site.",
+    )
+    note = models.CharField(max_length=200, blank=True, help_text="Whose pages these are. For people; no effect.")
+    enabled = models.BooleanField(
+        default=True,
+        help_text="Off: handshakes get 403, its open sockets are closed with 1012.",
+    )
+
+    class Meta:
+        ordering = ("origin",)
+
+    def __str__(self) -> str:
+        return self.origin
+
+
+class Revocation(Counted):
+    """Ends a token's or a user's access, in every process and on open sockets. Rows are added, never changed."""
+
+    class Kind(models.TextChoices):
+        TOKEN = "token", "token"
+        JTI = "jti", "jti"
+        USER = "user", "user"
+
+    counter = "revocations"
+    rules: ClassVar = {"note": validation.one_line}
+
+    kind = models.CharField(
+        max_length=5,
+        choices=Kind,
+        help_text="token: this one. jti: the one with that id. user: every token of the user issued up to now.",
+    )
+    value = models.CharField(
+        max_length=500,
+        help_text="A token's fingerprint (the token is never kept), a jti, or a user's id. In force within 1 s.",
+    )
+    revoked_at = models.DateTimeField(
+        default=timezone.now,
+        help_text="A user's tokens issued up to then are refused, and those that don't say when they were issued.",
+    )
+    expires_at = models.DateTimeField(
+        null=True,
+        blank=True,
+        db_index=True,
+        help_text="When the token would be over by itself, leeway included; the row is removed then. Empty: it stays.",
+    )
+    note = models.CharField(max_length=200, blank=True, help_text="Why. For people; no effect.")
+
+    class Meta:
+        ordering = ("-revoked_at", "-id")
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.value[:12]}…" if self.kind == self.Kind.TOKEN else f"{self.kind} {self.value}"
+
+    def clean(self) -> None:
+        """What a value may be depends on the kind.
+
+        Raises:
+            ValidationError: At the value.
+        """
+        rule = validation.fingerprint if self.kind == self.Kind.TOKEN else validation.revoked_id
+        try:
+            self.value = rule(self.value)
+        except ValidationError as exc:
+            raise ValidationError({"value": exc.error_list}) from exc
+
+
+class Kick(Counted):
+    """Ends open sockets once, in whichever process they are. Kept for a while, for a process that is behind."""
+
+    class Kind(models.TextChoices):
+        SOCKET = "socket", "socket"
+        USER = "user", "user"
+        ROUTE = "route", "route"
+
+    counter = "kicks"
+
+    kind = models.CharField(max_length=6, choices=Kind, help_text="What the value names.")
+    value = models.CharField(max_length=500, help_text="A socket's id, a user's id, or the path of a websocket route.")
+    created_at = models.DateTimeField(default=timezone.now, db_index=True)
+
+    class Meta:
+        ordering = ("id",)
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.value}"
+
+
+class Ticket(models.Model):
+    """Stands in for a token in one handshake. The ticket itself is never kept."""
+
+    digest = models.CharField(max_length=64, unique=True, help_text="The ticket's SHA-256 in hex.")
+    identity = models.JSONField(help_text="Whom it names: what the token said when the ticket was made.")
+    path = models.CharField(max_length=2000, help_text="The only path that it opens.")
+    origin = models.CharField(max_length=300, blank=True, help_text="The Origin it was asked for with; empty: none.")
+    expires_at = models.DateTimeField(db_index=True)
+
+    def __str__(self) -> str:
+        return f"ticket for {self.path} until {self.expires_at:%H:%M:%S}"

@@ -1,0 +1,289 @@
+"""Follows the database from a thread of its own: configuration, revocations and kicks reach the event loop within 1 s.
+
+One row (`Revision`) is read every `INTERVAL`; the rest only when it says that there is something new. No request waits
+for any of this. While the database is away, or holds what can't be used, the last good configuration stays in force.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import TypeVar
+
+from django import db
+from django.db import connection
+from django.db.models import Max, Q
+from django.utils import timezone
+
+from relay import models
+from relay.live.log import config_stale
+from relay.routing.loader import InvalidConfiguration, load_snapshot
+from relay.routing.snapshot import Snapshot
+
+log = logging.getLogger("relay.config")
+_T = TypeVar("_T")
+
+INTERVAL = 0.4
+"""Seconds between two looks: a change has to be live within 1 s, loading included."""
+
+PRUNE_INTERVAL = 60.0
+"""Seconds between two removals of rows whose time has passed."""
+
+PRUNE_ROWS = 500
+"""At most so many rows a table and removal: what has piled up must not lock the database for long."""
+
+KICKS_KEPT = timedelta(hours=1)
+"""For processes that lost the database for a while."""
+
+GRACE = timedelta(minutes=5)
+"""Kept this long past their time, for machines whose clocks differ."""
+
+UNREACHABLE = "database unreachable"
+INVALID = "the configuration in the database is invalid"
+
+
+@dataclass(frozen=True, slots=True)
+class RevocationEntry:
+    """One revocation.
+
+    Attributes:
+        kind: ``token``, ``jti`` or ``user``.
+        value: A token's fingerprint, a jti, or a user's id.
+        revoked_at: Unix time; a user's tokens issued up to then are refused.
+        expires_at: Unix time after which it has no effect any more, as the token is over by itself; None: never.
+    """
+
+    kind: str
+    value: str
+    revoked_at: float
+    expires_at: float | None
+
+    @classmethod
+    def of(cls, row: models.Revocation) -> RevocationEntry:
+        return cls(
+            row.kind,
+            row.value,
+            row.revoked_at.timestamp(),
+            row.expires_at.timestamp() if row.expires_at else None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class KickEntry:
+    """An order to end sockets: of one ``socket`` (its id), a ``user`` (id) or a ``route`` (path)."""
+
+    kind: str
+    value: str
+
+
+class ConfigurationUnavailable(Exception):
+    """There is no first configuration; the text says why, without credentials."""
+
+
+class Watcher:
+    """The thread. Callbacks run in the event loop; everything public may be called from any thread.
+
+    Attributes:
+        error: Why the configuration is stale, in words for a public page; empty while it is fresh.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        on_snapshot: Callable[[Snapshot], object],
+        on_revocations: Callable[[list[RevocationEntry]], object],
+        on_kicks: Callable[[list[KickEntry]], object],
+        interval: float = INTERVAL,
+    ) -> None:
+        """
+        Args:
+            on_snapshot: Gets the first configuration, and every later one that differs in more than its revision.
+            on_revocations: Gets all that are in force at the start, then the new ones.
+            on_kicks: Gets those that are ordered after the start.
+            interval: Seconds between two looks at the database.
+        """
+        self.error = ""
+        self._loop, self._interval = loop, interval
+        self._on_snapshot, self._on_revocations, self._on_kicks = on_snapshot, on_revocations, on_kicks
+        self._thread = threading.Thread(target=self._run, name="relay-config", daemon=True)
+        self._wake, self._stopping, self._looked = threading.Event(), threading.Event(), threading.Event()
+        self._fresh_at = time.monotonic()
+        self._prune_at = time.monotonic() + PRUNE_INTERVAL
+        self._cause = ""
+        self._snapshot: Snapshot | None = None
+        self._seen = models.Revision(config=-1, revocations=-1, kicks=-1)
+        self._last_revocation = self._last_kick = 0
+        self._file: tuple[int, int] | None = None
+
+    def start(self) -> None:
+        """Begin to follow. Without a database, the first configuration comes as soon as there is one."""
+        self._thread.start()
+
+    def load_first(self, timeout: float = 30) -> Snapshot:
+        """Begin to follow, and wait for the first configuration; callbacks get it too, once the loop turns.
+
+        Raises:
+            ConfigurationUnavailable: There was none, or no answer in `timeout` seconds; the watcher is stopped.
+        """
+        self.start()
+        looked = self._looked.wait(timeout)
+        if self._snapshot is None:
+            self.stop(timeout=0 if not looked else 5)
+            raise ConfigurationUnavailable(self._cause or f"{UNREACHABLE}: no answer in {timeout:g} s")
+        return self._snapshot
+
+    def nudge(self) -> None:
+        """Look at once: someone said that there is something new."""
+        self._wake.set()
+
+    def stop(self, timeout: float = 5) -> None:
+        """End the thread, which closes its connection; a database that hangs is given `timeout` seconds."""
+        self._stopping.set()
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout)
+
+    @property
+    def age_seconds(self) -> float:
+        """Seconds since the configuration in force was last known to be the database's."""
+        return time.monotonic() - self._fresh_at
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping.is_set():
+                self._look()
+                self._looked.set()
+                self._wake.wait(self._interval)
+                self._wake.clear()
+        finally:
+            _disconnect()
+
+    def _look(self) -> None:
+        try:
+            self._ask_the_file_again()
+            now = models.Revision.current()
+            # Who is no longer let in comes first: a row that can't be used must not hold it up.
+            self._follow_revocations(now.revocations)
+            self._follow_kicks(now.kicks)
+            self._follow_configuration(now.config)
+        except InvalidConfiguration as exc:
+            self._stale(INVALID, f"{INVALID}: {'; '.join(exc.problems)}")
+        except (db.Error, OSError) as exc:
+            _disconnect()
+            self._stale(UNREACHABLE, f"{UNREACHABLE}: {_without_password(str(exc)) or type(exc).__name__}")
+        except Exception:
+            # Whatever it is, the next look may go well; a thread that ended here would follow nothing for good.
+            log.exception("the database can't be followed")
+            _disconnect()
+            self._stale(UNREACHABLE, UNREACHABLE)
+        else:
+            self._fresh()
+            self._prune()
+
+    def _follow_configuration(self, count: int) -> None:
+        if count == self._seen.config:
+            return
+        snapshot, before = load_snapshot(), self._snapshot
+        self._snapshot, self._seen.config = snapshot, snapshot.revision
+        if before is None or replace(snapshot, revision=before.revision) != before:
+            self._hand_over(self._on_snapshot, snapshot)
+
+    def _follow_revocations(self, count: int) -> None:
+        if count == self._seen.revocations:
+            return
+        if count < self._seen.revocations:  # the database has been put back to an earlier state
+            self._last_revocation = 0
+        in_force = Q(expires_at=None) | Q(expires_at__gt=timezone.now())
+        rows = list(models.Revocation.objects.filter(in_force, pk__gt=self._last_revocation).order_by("pk"))
+        self._seen.revocations = count
+        if rows:
+            self._last_revocation = rows[-1].pk
+            self._hand_over(self._on_revocations, [RevocationEntry.of(row) for row in rows])
+
+    def _follow_kicks(self, count: int) -> None:
+        if count == self._seen.kicks:
+            return
+        if count < self._seen.kicks or self._seen.kicks < 0:
+            self._last_kick = models.Kick.objects.aggregate(last=Max("pk"))["last"] or 0
+        rows = list(models.Kick.objects.filter(pk__gt=self._last_kick).order_by("pk"))
+        self._seen.kicks = count
+        if rows:
+            self._last_kick = rows[-1].pk
+            self._hand_over(self._on_kicks, [KickEntry(row.kind, row.value) for row in rows])
+
+    def _hand_over(self, callback: Callable[[_T], object], news: _T) -> None:
+        try:
+            self._loop.call_soon_threadsafe(callback, news)
+        except RuntimeError:  # the loop is closed: nobody is left to follow for
+            self._stopping.set()
+
+    def _fresh(self) -> None:
+        was_stale, age = self.error, self.age_seconds
+        self.error = self._cause = ""
+        self._fresh_at = time.monotonic()
+        if was_stale:
+            log.info("the configuration is followed again, after %.1f s", age)
+
+    def _stale(self, error: str, cause: str) -> None:
+        """Log once for each outage, however its causes vary, and once for each way in which rows are invalid."""
+        is_news = error != self.error or (error == INVALID and cause != self._cause)
+        self.error, self._cause = error, cause
+        if is_news:
+            config_stale(age=self.age_seconds, detail=cause)
+
+    def _ask_the_file_again(self) -> None:
+        """SQLite would go on with a file that has been removed or replaced, and make an empty one where there is none.
+
+        Raises:
+            OSError: There is no such file.
+        """
+        name = str(connection.settings_dict["NAME"])
+        if connection.vendor != "sqlite" or name.startswith("file:") or name == ":memory:":
+            return
+        status = os.stat(name)
+        file = (status.st_dev, status.st_ino)
+        if self._file not in (None, file):
+            _disconnect()
+        self._file = file
+
+    def _prune(self) -> None:
+        if time.monotonic() < self._prune_at:
+            return
+        self._prune_at = time.monotonic() + PRUNE_INTERVAL
+        try:
+            prune()
+        except db.Error as exc:  # another writer was quicker, or the database is read-only: it is no outage
+            log.warning("rows past their time could not be removed: %s", _without_password(str(exc)))
+
+
+def prune() -> int:
+    """Remove rows whose time has passed, at most `PRUNE_ROWS` of each table; give back how many."""
+    now, removed = timezone.now(), 0
+    passed: tuple[tuple[type[models.Revocation | models.Ticket | models.Kick], Q], ...] = (
+        (models.Revocation, Q(expires_at__lt=now - GRACE)),
+        (models.Ticket, Q(expires_at__lt=now - GRACE)),
+        (models.Kick, Q(created_at__lt=now - KICKS_KEPT)),
+    )
+    for model, condition in passed:
+        rows = list(model._default_manager.filter(condition).values_list("pk", flat=True)[:PRUNE_ROWS])
+        if rows:
+            removed += model._default_manager.filter(pk__in=rows).delete()[0]
+    return removed
+
+
+def _disconnect() -> None:
+    with suppress(db.Error):
+        connection.close()
+
+
+def _without_password(text: str) -> str:
+    """The database's own words on one line; drivers don't repeat the password, and this makes sure of it."""
+    password = str(connection.settings_dict.get("PASSWORD") or "")
+    return " ".join((text.replace(password, "…") if password else text).split())

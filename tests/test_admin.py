@@ -1,0 +1,348 @@
+"""relay.admin: what an operator sees, is told and leaves behind in the log."""
+
+from __future__ import annotations
+
+import re
+from html import unescape
+from typing import Any
+
+import pytest
+from django.contrib.admin.models import ADDITION, CHANGE, DELETION, LogEntry
+from django.contrib.auth.models import Permission, User
+from django.test import Client
+
+from relay.identity.model import fingerprint
+from relay.models import Backend, Origin, Revision, Revocation, Route
+
+pytestmark = pytest.mark.django_db
+
+TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJ1c2VyX2lkIjoxfQ.c2lnbmF0dXJl"
+
+BACKEND = {
+    "name": "main",
+    "urls": "http://127.0.0.1:9000",
+    "connect_timeout": "5",
+    "read_timeout": "60",
+    "max_body_size": "67108864",
+    "max_message_size": "16777216",
+    "websocket_origin": "omit",
+    "tls_verify": "on",
+    "enabled": "on",
+    "routes-TOTAL_FORMS": "0",
+    "routes-INITIAL_FORMS": "0",
+}
+ROUTE = {
+    "path": "/api/",
+    "kind": "http",
+    "access": "authenticated",
+    "refuse_with": "http",
+    "idle_timeout": "0",
+    "max_connections_per_user": "0",
+    "enabled": "on",
+}
+
+
+@pytest.fixture
+def admin(client: Client) -> Client:
+    """Logged in as an administrator."""
+    client.force_login(User.objects.create_superuser("root"))
+    return client
+
+
+@pytest.fixture
+def main() -> Backend:
+    """A backend to hang routes on."""
+    return Backend.objects.create(name="main", urls="http://127.0.0.1:9000")
+
+
+def field_errors(response: Any) -> dict[str, list[str]]:
+    """The errors of the page's form, as they stand beside their fields."""
+    assert response.status_code == 200
+    form = response.context["adminform"].form
+    page = unescape(response.content.decode())
+    for sentences in form.errors.values():
+        assert all(sentence in page for sentence in sentences)
+    return dict(form.errors)
+
+
+def log() -> list[tuple[int, str, str]]:
+    """What the admin's log says, oldest first."""
+    return [(e.action_flag, e.object_repr, e.get_change_message()) for e in LogEntry.objects.order_by("pk")]
+
+
+# Saving
+
+
+def test_a_backend_is_added_with_its_routes(admin: Client) -> None:
+    """One page for a backend and what leads to it; normal form is what is kept."""
+    inline = {f"routes-0-{name}": value for name, value in ROUTE.items()}
+    data = {**BACKEND, **inline, "urls": " http://a\r\n\r\nhttp://b", "routes-TOTAL_FORMS": "1"}
+    data["routes-0-methods"] = "post, get"
+    before = Revision.current().config
+    assert admin.post("/admin/relay/backend/add/", data).status_code == 302
+    backend, route = Backend.objects.get(), Route.objects.get()
+    assert (backend.urls, route.backend, route.methods) == ("http://a\nhttp://b", backend, "GET,POST")
+    assert Revision.current().config > before
+    assert [entry[:2] for entry in log()] == [(ADDITION, "main")]
+
+
+@pytest.mark.parametrize(
+    ("changed", "field", "said"),
+    [
+        pytest.param({"name": "a b"}, "name", "use letters, digits", id="a name"),
+        pytest.param({"name": ""}, "name", "required", id="no name"),
+        pytest.param({"name": "taken"}, "name", "There is a backend with this name already", id="a name that is taken"),
+        pytest.param({"urls": "http://a\r\nftp://b"}, "urls", "'ftp://b' must begin with http://", id="the second url"),
+        pytest.param({"urls": " "}, "urls", "required", id="no url"),
+        pytest.param({"health_path": "up"}, "health_path", "begin with a slash", id="a health path"),
+        pytest.param({"connect_timeout": "0"}, "connect_timeout", "would fail every connection", id="no time"),
+        pytest.param({"read_timeout": "-1"}, "read_timeout", "-1 is no time", id="a negative time"),
+        pytest.param({"read_timeout": "soon"}, "read_timeout", "Enter a number", id="a word for a number"),
+        pytest.param({"max_body_size": "-1"}, "max_body_size", "greater than or equal to 0", id="a negative size"),
+        pytest.param({"websocket_origin": "no"}, "websocket_origin", "omit, forward", id="an origin"),
+    ],
+)
+def test_a_backend_that_can_not_be_used_is_refused_at_the_field(
+    admin: Client, changed: dict[str, str], field: str, said: str
+) -> None:
+    """The sentence stands beside what has to be mended, and nothing is saved."""
+    Backend.objects.create(name="taken", urls="http://h")
+    errors = field_errors(admin.post("/admin/relay/backend/add/", {**BACKEND, **changed}))
+    assert list(errors) == [field]
+    assert said in errors[field][0]
+    assert Backend.objects.count() == 1
+
+
+@pytest.mark.parametrize(
+    ("changed", "field", "said"),
+    [
+        pytest.param({"path": "api"}, "path", "must begin with a slash", id="a path"),
+        pytest.param({"path": "/taken"}, "path", "there is a route http /taken already", id="a route that is there"),
+        pytest.param({"methods": "TRACE"}, "methods", "never relayed", id="a method"),
+        pytest.param({"access": "roles"}, "roles", "at least one role", id="no roles"),
+        pytest.param({"roles": "a"}, "roles", "no effect with access authenticated", id="roles for nothing"),
+        pytest.param({"refuse_with": "close"}, "refuse_with", "websocket routes only", id="a close on HTTP"),
+        pytest.param({"message_rate": "5/s"}, "message_rate", "websocket routes only", id="a rate on HTTP"),
+        pytest.param({"kind": "websocket", "message_rate": "x"}, "message_rate", "is no rate", id="no rate"),
+        pytest.param({"kind": "websocket", "methods": "GET"}, "methods", "always a GET", id="a handshake's method"),
+        pytest.param({"upstream_path": "/a?b"}, "upstream_path", "only a literal path", id="an upstream path"),
+        pytest.param({"max_connections_per_user": "3000000000"}, "max_connections_per_user", "more than", id="a count"),
+    ],
+)
+@pytest.mark.parametrize("inline", [pytest.param(False, id="on its own page"), pytest.param(True, id="inline")])
+def test_a_route_that_can_not_be_used_is_refused_at_the_field(
+    admin: Client, main: Backend, changed: dict[str, str], field: str, said: str, inline: bool
+) -> None:
+    """The same on the route's page and on its backend's."""
+    Route.objects.create(path="/taken", backend=main)
+    if inline:
+        other = Backend.objects.create(name="other", urls="http://h")
+        data = {f"routes-0-{name}": value for name, value in {**ROUTE, **changed}.items()}
+        url = f"/admin/relay/backend/{other.pk}/change/"
+        response = admin.post(url, {**BACKEND, "name": "other", **data, "routes-TOTAL_FORMS": "1"})
+        (formset,) = response.context["inline_admin_formsets"]
+        (errors,) = formset.formset.errors
+        assert unescape(errors[field][0]) in unescape(response.content.decode())
+    else:
+        errors = field_errors(admin.post("/admin/relay/route/add/", {**ROUTE, "backend": main.pk, **changed}))
+    assert list(errors) == [field]
+    assert said in errors[field][0]
+    assert Route.objects.count() == 1
+
+
+@pytest.mark.parametrize(
+    ("origin", "said"),
+    [
+        pytest.param("null", "can't be allowed", id="null"),
+        pytest.param("https://a.b/", "write 'https://a.b'", id="a path"),
+        pytest.param("HTTPS://Taken.example:443", "on the list already", id="one that is there, in other words"),
+    ],
+)
+def test_an_origin_that_can_not_be_used_is_refused_at_the_field(admin: Client, origin: str, said: str) -> None:
+    """The same rules as in a file."""
+    Origin.objects.create(origin="https://taken.example")
+    errors = field_errors(admin.post("/admin/relay/origin/add/", {"origin": origin, "enabled": "on"}))
+    assert list(errors) == ["origin"]
+    assert said in errors["origin"][0]
+
+
+def test_html_in_a_value_is_shown_as_text(admin: Client) -> None:
+    """Paths hold angle brackets, and so may what somebody pastes."""
+    response = admin.post("/admin/relay/origin/add/", {"origin": "<script>alert(1)</script>"})
+    assert b"<script>alert" not in response.content
+
+
+def test_a_change_is_logged_with_its_fields(admin: Client, main: Backend) -> None:
+    """Who changed what, and when."""
+    data = {**BACKEND, "read_timeout": "5", "health_path": "/up"}
+    assert admin.post(f"/admin/relay/backend/{main.pk}/change/", data).status_code == 302
+    assert log() == [(CHANGE, "main", "Changed Health path and Read timeout.")]
+
+
+def test_a_backend_takes_its_routes_along_and_says_so_before(admin: Client, main: Backend) -> None:
+    """The page that asks lists what goes."""
+    Route.objects.create(path="/api/", backend=main)
+    url = f"/admin/relay/backend/{main.pk}/delete/"
+    assert "http /api/" in admin.get(url).content.decode()
+    before = Revision.current().config
+    admin.post(url, {"post": "yes"})
+    assert not Route.objects.exists()
+    assert Revision.current().config > before
+    assert (DELETION, "main", "") in log()
+
+
+# Actions
+
+
+@pytest.mark.parametrize("model", [Backend, Route, Origin])
+@pytest.mark.parametrize(("action", "enabled"), [("enable", True), ("disable", False)])
+def test_many_are_switched_at_once(admin: Client, model: Any, action: str, enabled: bool) -> None:
+    """Those that change are counted and logged one by one; those that are so already are left alone."""
+    backends = [Backend.objects.create(name=f"b{n}", urls="http://h", enabled=n == 0) for n in range(3)]
+    for n, backend in enumerate(backends):
+        Route.objects.create(path=f"/{n}", backend=backend, enabled=n == 0)
+        Origin.objects.create(origin=f"https://{n}.example", enabled=n == 0)
+    changed = [str(row) for row in model.objects.filter(enabled=not enabled)]
+    before = Revision.current().config
+    url = f"/admin/relay/{model._meta.model_name}/"
+    data = {"action": action, "_selected_action": [row.pk for row in model.objects.all()]}
+    response = admin.post(url, data, follow=True)
+    assert f"{len(changed)} {action}d." in response.content.decode()
+    assert set(model.objects.values_list("enabled", flat=True)) == {enabled}
+    assert Revision.current().config > before
+    assert sorted(log()) == sorted((CHANGE, name, f"{action.capitalize()}d.") for name in changed)
+    before = Revision.current().config
+    response = admin.post(url, data, follow=True)
+    assert f"All of them are {action}d already." in response.content.decode()
+    assert Revision.current().config == before
+
+
+def test_deleting_many_is_counted_and_logged(admin: Client, main: Backend) -> None:
+    """Django's own action goes past `Model.delete`."""
+    routes = [Route.objects.create(path=f"/{n}", backend=main) for n in range(3)]
+    before = Revision.current().config
+    data = {"action": "delete_selected", "_selected_action": [route.pk for route in routes[:2]], "post": "yes"}
+    admin.post("/admin/relay/route/", data)
+    assert Route.objects.count() == 1
+    assert Revision.current().config > before
+    assert sorted(log()) == [(DELETION, "http /0", ""), (DELETION, "http /1", "")]
+
+
+def test_who_may_only_look_can_not_switch(client: Client, main: Backend) -> None:
+    """The actions need the permission to change."""
+    viewer = User.objects.create_user("viewer", is_staff=True)
+    viewer.user_permissions.add(*Permission.objects.filter(codename__in=["view_backend", "view_route"]))
+    client.force_login(viewer)
+    client.post("/admin/relay/backend/", {"action": "disable", "_selected_action": [main.pk]})
+    main.refresh_from_db()
+    assert main.enabled
+    assert b'value="disable"' not in client.get("/admin/relay/backend/").content
+
+
+# Lists
+
+
+def test_a_list_costs_the_same_with_many_rows(admin: Client, django_assert_max_num_queries: Any) -> None:
+    """No query for each row, in any list, nor for each route of a backend."""
+
+    def queries(url: str) -> int:
+        with django_assert_max_num_queries(30) as captured:
+            assert admin.get(url).status_code == 200
+        return len(captured)
+
+    def fill(first: int, last: int) -> None:
+        for n in range(first, last):
+            backend = Backend.objects.create(name=f"b{n}", urls="http://h")
+            Route.objects.create(path=f"/{n}", backend=backend)
+            Route.objects.create(path=f"/common/{n}", backend=Backend.objects.get(name="b0"))
+            Origin.objects.create(origin=f"https://{n}.example")
+            Revocation.objects.create(kind="user", value=str(n))
+
+    fill(0, 2)
+    b0 = Backend.objects.get(name="b0").pk
+    urls = [f"/admin/relay/{name}/" for name in ("backend", "route", "origin", "revocation")]
+    urls.append(f"/admin/relay/backend/{b0}/change/")
+    few = [queries(url) for url in urls]
+    fill(2, 12)
+    assert [queries(url) for url in urls] == few
+
+
+def test_lists_show_what_matters(admin: Client, main: Backend) -> None:
+    """Where a backend listens and how many routes lead to it; who gets in at a route."""
+    Route.objects.create(path="/a", backend=main, access="roles", roles="admin,ops")
+    Route.objects.create(path="/b", backend=main)
+    backends, routes = (admin.get(f"/admin/relay/{name}/").content.decode() for name in ("backend", "route"))
+    assert "http://127.0.0.1:9000" in backends
+    assert f'<a href="/admin/relay/route/?backend__id__exact={main.pk}">2</a>' in backends
+    assert "admin, ops" in routes
+
+
+@pytest.mark.parametrize("name", ["backend", "route", "origin", "revocation"])
+def test_lists_can_be_searched(admin: Client, name: str) -> None:
+    """Every list answers a search."""
+    assert admin.get(f"/admin/relay/{name}/?q=x").status_code == 200
+
+
+def test_the_admin_is_named_for_what_it_is(admin: Client) -> None:
+    """Not "Django administration"."""
+    page = admin.get("/admin/").content.decode()
+    assert "Django administration" not in page
+    assert re.search(r"<title>[^<]*Gateway", page)
+
+
+# Revocations
+
+
+@pytest.mark.parametrize(
+    ("written", "kept"),
+    [
+        pytest.param(TOKEN, fingerprint(TOKEN), id="a token"),
+        pytest.param(f" Bearer {TOKEN} ", fingerprint(TOKEN), id="a token with its scheme"),
+        pytest.param("AB" * 32, "ab" * 32, id="a fingerprint"),
+    ],
+)
+def test_a_token_is_revoked_by_its_fingerprint(admin: Client, written: str, kept: str) -> None:
+    """Neither the database, nor the log, nor any page holds the token."""
+    before = Revision.current().revocations
+    data = {"kind": "token", "value": written, "note": "stolen"}
+    page = admin.post("/admin/relay/revocation/add/", data, follow=True).content.decode()
+    row = Revocation.objects.get()
+    assert (row.value, row.note, row.expires_at) == (kept, "stolen", None)
+    assert Revision.current().revocations > before
+    assert log() == [(ADDITION, f"token {kept[:12]}…", "Added.")]
+    page += admin.get(f"/admin/relay/revocation/{row.pk}/change/").content.decode()
+    assert TOKEN not in page + str(log())
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "said"),
+    [
+        pytest.param("jti", TOKEN, "choose the kind token", id="a token as a jti"),
+        pytest.param("user", TOKEN, "choose the kind token", id="a token as a user"),
+        pytest.param("token", TOKEN + ".x", "this is no token", id="a token with something behind it"),
+        pytest.param("token", "hello", "this is no token", id="something else"),
+        pytest.param("user", "x" * 600, "at most 500 characters", id="too long"),
+        pytest.param("user", " ", "required", id="nothing"),
+    ],
+)
+def test_a_value_that_is_refused_is_not_shown_again(admin: Client, kind: str, value: str, said: str) -> None:
+    """It may be a token: the page comes back with an empty field."""
+    response = admin.post("/admin/relay/revocation/add/", {"kind": kind, "value": value})
+    errors = field_errors(response)
+    assert list(errors) == ["value"]
+    assert said in errors["value"][0]
+    assert not value.strip() or f'"{value}"' not in response.content.decode()
+    assert TOKEN not in response.content.decode()
+    assert not Revocation.objects.exists()
+
+
+def test_revocations_are_added_and_looked_at_only(admin: Client) -> None:
+    """What was revoked stays revoked: processes have acted on it."""
+    row = Revocation.objects.create(kind="user", value="42")
+    url = f"/admin/relay/revocation/{row.pk}"
+    assert "42" in admin.get(f"{url}/change/").content.decode()
+    assert admin.post(f"{url}/change/", {"kind": "user", "value": "43"}).status_code == 403
+    assert admin.post(f"{url}/delete/", {"post": "yes"}).status_code == 403
+    row.refresh_from_db()
+    assert row.value == "42"
+    assert b"delete_selected" not in admin.get("/admin/relay/revocation/").content
