@@ -23,7 +23,7 @@ OTHER_SECRET = "another secret of sixty-four bytes, and not the one that counts!
 HOUR = 3600
 
 
-def settings(**changes: Any) -> RelaySettings:
+def relay_settings(**changes: Any) -> RelaySettings:
     """Settings with `SECRET`, or with what is given instead."""
     if not {"jwt_secret", "jwt_public_key", "jwt_jwks_url"} & changes.keys():
         changes["jwt_secret"] = SECRET

@@ -18,7 +18,7 @@ from relay.identity.jwks import Jwks, fetch
 from relay.identity.middleware import Examiner
 from relay.identity.revocation import Revocations
 from relay.identity.tokens import Verifier
-from tests.identity_helpers import jwk, private_key, settings, token
+from tests.identity_helpers import jwk, private_key, relay_settings, token
 
 OLD, NEW = private_key("P-256", "old"), private_key("P-256", "new")
 
@@ -99,7 +99,7 @@ class Gateway:
 
     def __init__(self, issuer):
         self.clock = Clock()
-        config = settings(jwt_jwks_url=issuer.jwks_url, jwt_algorithms=("ES256",))
+        config = relay_settings(jwt_jwks_url=issuer.jwks_url, jwt_algorithms=("ES256",))
         self.verifier = Verifier(config)
         self.jwks = self.verifier.jwks = Jwks(config, self.verifier._verified.clear, self.clock)
         self.examiner = Examiner(self.verifier, Revocations())
@@ -360,7 +360,7 @@ def trickling():
 def test_a_command_fetches_in_its_own_thread(issuer):
     """Commands have no event loop."""
     issuer.publish(key_set(old=OLD))
-    verifier = Verifier(settings(jwt_jwks_url=issuer.jwks_url, jwt_algorithms=("ES256",)))
+    verifier = Verifier(relay_settings(jwt_jwks_url=issuer.jwks_url, jwt_algorithms=("ES256",)))
     verifier.jwks.load()
     assert verifier.verify(signed(OLD, "old")).user_id == "1"
     issuer.publish((500, {}, b""))

@@ -22,7 +22,7 @@ from tests.identity_helpers import (
     part,
     private_key,
     public_pem,
-    settings,
+    relay_settings,
     token,
 )
 
@@ -41,7 +41,7 @@ ASYMMETRIC = [
 def test_a_public_key_verifies_its_algorithm(kind, algorithm):
     """Contract §2: RS, PS, ES and EdDSA keys in PEM."""
     mine, anothers = private_key(kind), private_key(kind, "another's")
-    verifier = Verifier(settings(jwt_public_key=public_pem(mine), jwt_algorithms=(algorithm,)))
+    verifier = Verifier(relay_settings(jwt_public_key=public_pem(mine), jwt_algorithms=(algorithm,)))
     assert verifier.verify(token(mine, algorithm)).user_id == "1"
     with pytest.raises(InvalidToken, match="fits no key"):
         verifier.verify(token(anothers, algorithm))
@@ -50,7 +50,7 @@ def test_a_public_key_verifies_its_algorithm(kind, algorithm):
 def test_the_public_key_is_no_hmac_secret():
     """The oldest forgery (RFC 8725 §2.1): HS256 with the public key, which everybody has, as the secret."""
     pem = public_pem(private_key("RSA"))
-    verifier = Verifier(settings(jwt_public_key=pem, jwt_algorithms=("RS256",)))
+    verifier = Verifier(relay_settings(jwt_public_key=pem, jwt_algorithms=("RS256",)))
     for secret in (pem, pem.strip(), "".join(pem.splitlines()[1:-1])):
         with pytest.raises(InvalidToken, match="alg is 'HS256'"):
             verifier.verify(handmade({"alg": "HS256"}, claims(), secret))
@@ -59,7 +59,7 @@ def test_the_public_key_is_no_hmac_secret():
 def test_a_token_may_not_choose_another_algorithm_of_the_same_key():
     """Exactly the pinned ones: an RS256 key says nothing about PS256."""
     mine = private_key("RSA")
-    verifier = Verifier(settings(jwt_public_key=public_pem(mine), jwt_algorithms=("RS256",)))
+    verifier = Verifier(relay_settings(jwt_public_key=public_pem(mine), jwt_algorithms=("RS256",)))
     with pytest.raises(InvalidToken, match="JWT_ALGORITHMS is RS256"):
         verifier.verify(token(mine, "PS256"))
 
@@ -67,7 +67,7 @@ def test_a_token_may_not_choose_another_algorithm_of_the_same_key():
 def test_a_token_that_brings_its_own_key_is_not_believed():
     """``jwk``, ``jku`` and ``x5u`` of a header are the sender's word (RFC 8725 §3.10)."""
     mine, anothers = private_key("RSA"), private_key("RSA", "another's")
-    verifier = Verifier(settings(jwt_public_key=public_pem(mine), jwt_algorithms=("RS256",)))
+    verifier = Verifier(relay_settings(jwt_public_key=public_pem(mine), jwt_algorithms=("RS256",)))
     header = {
         "jwk": jwk(anothers, "RS256"),
         "jku": "http://127.0.0.1:1/",
@@ -81,7 +81,7 @@ def test_a_token_that_brings_its_own_key_is_not_believed():
 def test_the_other_signature_of_an_ecdsa_token_has_the_same_fingerprint():
     """(r, n - s) is as good as (r, s): it must not be a way around a revocation."""
     mine = private_key("P-256")
-    verifier = Verifier(settings(jwt_public_key=public_pem(mine), jwt_algorithms=("ES256",)))
+    verifier = Verifier(relay_settings(jwt_public_key=public_pem(mine), jwt_algorithms=("ES256",)))
     text = token(mine, "ES256")
     signed, _, signature = text.rpartition(".")
     raw = jwt.utils.base64url_decode(signature)
@@ -126,21 +126,21 @@ def test_the_other_signature_of_an_ecdsa_token_has_the_same_fingerprint():
 def test_keys_that_can_not_be_used_stop_the_start(changes, says):
     """RFC 8725 §3.1, RFC 7518 §3.3; the message names the variable and never shows the key."""
     with pytest.raises(ValueError, match=says) as caught:
-        Verifier(settings(**changes))
+        Verifier(relay_settings(**changes))
     assert "BEGIN" not in str(caught.value)
 
 
 def test_a_key_is_used_with_those_of_the_algorithms_that_fit():
     """JWT_ALGORITHMS may name more than the key of the moment can do."""
     keys = configured(
-        settings(jwt_public_key=public_pem(private_key("RSA")), jwt_algorithms=("RS256", "ES256", "PS256"))
+        relay_settings(jwt_public_key=public_pem(private_key("RSA")), jwt_algorithms=("RS256", "ES256", "PS256"))
     )
     assert [key.algorithm for key in keys] == ["RS256", "PS256"]
 
 
 def test_the_current_secret_is_tried_before_the_previous():
     """Most tokens are of the current one."""
-    keys = configured(settings(jwt_secret=SECRET, jwt_previous_secret=OTHER_SECRET, jwt_previous_until=5.0))
+    keys = configured(relay_settings(jwt_secret=SECRET, jwt_previous_secret=OTHER_SECRET, jwt_previous_until=5.0))
     assert [(key.signing_key, key.until) for key in keys] == [(SECRET, float("inf")), (OTHER_SECRET, 5.0)]
 
 
@@ -151,7 +151,7 @@ EC = jwk(private_key("P-256"), "ES256")
 def published_by(entries, *algorithms):
     return [
         (k.algorithm, k.kid)
-        for k in published({"keys": entries}, settings(jwt_jwks_url="http://x", jwt_algorithms=algorithms))
+        for k in published({"keys": entries}, relay_settings(jwt_jwks_url="http://x", jwt_algorithms=algorithms))
     ]
 
 
@@ -219,7 +219,7 @@ def test_only_so_many_keys_are_looked_at():
 def test_what_holds_no_key_is_no_jwks(document):
     """It counts as a failed fetch, so that the keys at hand stay."""
     with pytest.raises(ValueError, match=r"JWKS|can be used"):
-        published(document, settings(jwt_jwks_url="http://x", jwt_algorithms=("ES256",)))
+        published(document, relay_settings(jwt_jwks_url="http://x", jwt_algorithms=("ES256",)))
 
 
 FIELDS = st.sampled_from(["kty", "crv", "x", "y", "n", "e", "use", "key_ops", "alg", "kid"])
@@ -246,4 +246,4 @@ def test_no_signature_is_good_by_chance_or_breaks_the_verifier(signature):
         ES256.verify(f"{signed}.{part(signature)}")
 
 
-ES256 = Verifier(settings(jwt_public_key=public_pem(private_key("P-256")), jwt_algorithms=("ES256",)))
+ES256 = Verifier(relay_settings(jwt_public_key=public_pem(private_key("P-256")), jwt_algorithms=("ES256",)))

@@ -9,6 +9,7 @@ import pytest
 from django.db import connection
 
 from relay.identity import tickets as module
+from relay.identity.model import Identity
 from relay.identity.tickets import LIFETIME, InvalidTicket, Tickets, TicketStoreUnreachable
 from relay.models import Ticket
 from tests.identity_helpers import identity
@@ -52,12 +53,14 @@ async def test_a_ticket_is_good_once(tickets):
 
 
 async def test_of_many_who_come_together_one_gets_in(tickets):
-    """The database decides: the row that one deletes no other finds."""
+    """The row that one process deletes no other finds; a database too busy to answer loses no ticket."""
     ticket = await tickets.issue(identity(), "/ws", ORIGIN)
     outcomes = await asyncio.gather(
         *(Tickets().redeem(ticket, "/ws", ORIGIN) for _ in range(20)), return_exceptions=True
     )
-    assert [type(outcome) for outcome in outcomes].count(InvalidTicket) == 19
+    redeemed = [outcome for outcome in outcomes if isinstance(outcome, Identity)]
+    assert all(isinstance(o, Identity | InvalidTicket | TicketStoreUnreachable) for o in outcomes)
+    assert len(redeemed) + await Ticket.objects.acount() == 1
 
 
 @pytest.mark.parametrize(
@@ -139,7 +142,7 @@ def no_table(transactional_db):
 
 async def test_a_failing_database_is_told_from_a_bad_ticket(no_table, tickets):
     """The log says which; the client can do nothing about either."""
-    with pytest.raises(TicketStoreUnreachable, match="ticket store unreachable: OperationalError"):
+    with pytest.raises(TicketStoreUnreachable, match=r"ticket store unreachable: \w+Error"):
         await tickets.redeem("a" * 43, "/ws", ORIGIN)
     with pytest.raises(TicketStoreUnreachable):
         await tickets.issue(identity(), "/ws", ORIGIN)

@@ -6,12 +6,15 @@ read (RFC 8725 §3.1). So ``none`` can't be asked for, and a public key can't be
 
 from __future__ import annotations
 
+import time
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import jwt
 from jwt.algorithms import get_default_algorithms
 from jwt.exceptions import InvalidJTIError
+from jwt.warnings import InsecureKeyLengthWarning
 from rest_framework_simplejwt.backends import TokenBackend
 
 from relay.identity.errors import ExpiredToken, InvalidToken, WrongKey
@@ -21,6 +24,9 @@ if TYPE_CHECKING:
 
 HMAC = frozenset({"HS256", "HS384", "HS512"})
 NEVER = float("inf")
+
+# The settings judge the length of a secret, once (`gatewaysite.env`, relay.W001); PyJWT would do so for each token.
+warnings.filterwarnings("ignore", category=InsecureKeyLengthWarning)
 
 _MOST_KEYS = 64  # of a JWKS that are looked at; real ones have two to ten
 _ALGORITHMS = get_default_algorithms()
@@ -97,13 +103,14 @@ class Key(TokenBackend):
         """What was compared with what; PyJWT looks at claims only when the signature is good."""
         match exc:
             case jwt.ExpiredSignatureError():
-                return ExpiredToken("exp has passed")
+                return ExpiredToken(f"exp passed {_distance(token, 'exp')} s ago")
             case jwt.ImmatureSignatureError():
-                return InvalidToken("nbf or iat lies in the future")
+                name = "iat" if "iat" in str(exc) else "nbf"
+                return InvalidToken(f"{name} lies {_distance(token, name)} s in the future")
             case jwt.InvalidIssuerError():
-                return InvalidToken(f"iss is {_claim(token, 'iss')}, JWT_ISSUER is {self.issuer!r}")
+                return InvalidToken(f"iss is {_claim(token, 'iss')!r:.100}, JWT_ISSUER is {self.issuer!r}")
             case jwt.InvalidAudienceError():
-                return InvalidToken(f"aud is {_claim(token, 'aud')}, JWT_AUDIENCE is {self.audience!r}")
+                return InvalidToken(f"aud is {_claim(token, 'aud')!r:.100}, JWT_AUDIENCE is {self.audience!r}")
             case jwt.MissingRequiredClaimError():
                 return InvalidToken(f"the claim {exc.claim} is missing")
             case InvalidJTIError():
@@ -112,8 +119,13 @@ class Key(TokenBackend):
                 return InvalidToken("it is not a well-formed JWT, or a time in it is no number")
 
 
-def _claim(token: str, name: str) -> str:
-    return repr(jwt.decode(token, options={"verify_signature": False}).get(name))[:100]
+def _claim(token: str, name: str) -> Any:
+    return jwt.decode(token, options={"verify_signature": False}).get(name)
+
+
+def _distance(token: str, name: str) -> str:
+    """Seconds between a time in a token and now; of a number beyond all reason its first digits."""
+    return str(abs(int(_claim(token, name)) - int(time.time())))[:20]
 
 
 def configured(settings: RelaySettings) -> tuple[Key, ...]:

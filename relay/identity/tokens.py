@@ -94,7 +94,7 @@ class Verifier:
                 continue
             identity = self._claims.identity(claims, fingerprint(token))
             if now >= identity.expires_at and not expired:
-                raise ExpiredToken("exp has passed")
+                raise ExpiredToken(f"exp passed {now - identity.expires_at:.0f} s ago")
             return identity, key
         if self.jwks is not None:
             raise UnknownKey(f"no key of the JWKS fits; kid is {(kid or '')[:100]!r}")

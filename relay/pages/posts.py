@@ -1,0 +1,92 @@
+"""What the pages for holders of a token have in common: POST, a token, our own site, a small JSON body."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from functools import wraps
+from typing import Any
+
+from django.http import HttpResponse
+from django.http.response import HttpResponseBase
+
+from relay import access
+from relay.http.request import RelayRequest
+from relay.http.response import refused
+from relay.http.views import ask
+from relay.identity.model import Identification, Identity
+from relay.pages.methods import View, only
+from relay.refusals import Refusal
+
+LARGEST_BODY = 16384  # bytes
+
+Page = Callable[[RelayRequest, Identity, dict[str, Any]], Awaitable[HttpResponse]]
+Chooser = Callable[[Identification], Identification]
+
+
+class Refused(Exception):
+    """The page says no."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.code)
+        self.refusal = refusal
+
+
+class BadBody(Refusal):
+    """A body that the page can't use. Whoever writes a client has to learn why: the detail is the sentence."""
+
+    __slots__ = ()
+
+    def __init__(self, detail: str) -> None:
+        super().__init__("bad_request", detail)
+
+    @property
+    def sentence(self) -> str:
+        return self.detail
+
+
+def for_token_holders(choose: Chooser = lambda who: who) -> Callable[[Page], View]:
+    """Let a page see valid tokens' identities and JSON objects only; its answers are for nobody's cache.
+
+    Args:
+        choose: Which of the tokens counts, where the usual rule is not meant.
+    """
+
+    def decorate(page: Page) -> View:
+        @only("POST")
+        @wraps(page)
+        async def guarded(request: RelayRequest) -> HttpResponseBase:
+            who = request.scope["identity"] = choose(request.identification)
+            if who.identity is None:
+                return refused(request, Refusal(who.code, who.detail))
+            if refusal := access.cross_site(ask(request), request.runtime.snapshot, who):
+                return refused(request, refusal)
+            try:
+                response = await page(request, who.identity, await _json_object(request))
+            except Refused as exc:
+                return refused(request, exc.refusal)
+            response["Cache-Control"] = "no-store"
+            return response
+
+        return guarded
+
+    return decorate
+
+
+async def _json_object(request: RelayRequest) -> dict[str, Any]:
+    """The body's members; an empty body has none.
+
+    Raises:
+        Refused: It is something else.
+        relay.http.request.BodyTooLarge: And `LARGEST_BODY` is the limit.
+    """
+    body = await request.whole_body(LARGEST_BODY)
+    if not body.strip():
+        return {}
+    try:
+        members = json.loads(body)
+    except (ValueError, RecursionError) as exc:
+        raise Refused(BadBody("The body is not valid JSON.")) from exc
+    if not isinstance(members, dict):
+        raise Refused(BadBody("The body is not a JSON object."))
+    return members

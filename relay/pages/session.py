@@ -1,0 +1,68 @@
+"""``/gateway/session``: log in again without reconnecting (contract, section 6)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from django.http import HttpResponse, JsonResponse
+
+from relay.http.request import RelayRequest
+from relay.identity.errors import TokenError
+from relay.identity.model import Identification, Identity, fingerprint
+from relay.identity.tokens import choose
+from relay.pages.posts import BadBody, Refused, for_token_holders
+from relay.refusals import Refusal
+
+if TYPE_CHECKING:
+    from relay.runtime import Runtime
+
+
+def fresh(who: Identification) -> Identification:
+    """The fresh token is the one in ``Authorization``; without one there, the usual rule says which."""
+    in_header = [presented for presented in who.presented if presented.place == "header"]
+    return replace(choose(in_header), presented=who.presented) if in_header else who
+
+
+@for_token_holders(fresh)
+async def session(request: RelayRequest, identity: Identity, body: dict[str, Any]) -> HttpResponse:
+    """Let the sockets of the previous token live by the fresh one of the same user."""
+    previous = _previous(request, identity, body)
+    sockets = await renew_sockets(request.runtime, previous.fingerprint, identity)
+    return JsonResponse({"success": True, "sockets": sockets, "expires_at": identity.expires_at})
+
+
+async def renew_sockets(runtime: Runtime, fingerprint: str, identity: Identity) -> int:
+    """Move the user's sockets from the token with this fingerprint to another; return how many there were."""
+    return runtime.registry.reauthenticate(fingerprint, identity)
+
+
+def _previous(request: RelayRequest, identity: Identity, body: dict[str, Any]) -> Identity:
+    """Whose the previous token was: of the body or, beside a fresh one in ``Authorization``, of the cookie.
+
+    It may have expired by now. A revoked one must not save its sockets by a fresh one.
+
+    Raises:
+        Refused: There is none, it is not ours, or it is another user's.
+    """
+    token = body.get("previous") or _in_cookie(request, identity)
+    if token is None:
+        raise Refused(BadBody('The previous token is missing: send {"previous": "<token>"}, or its cookie.'))
+    if not isinstance(token, str):
+        raise Refused(BadBody("The previous token is not a string."))
+    try:
+        previous = request.runtime.verifier.verify_expired(token)
+    except TokenError as exc:
+        raise Refused(Refusal("invalid_token", f"previous token: {exc}")) from exc
+    if reason := request.runtime.revocations.check(previous):
+        raise Refused(Refusal("revoked_token", f"previous token: {reason}"))
+    if previous.user_id != identity.user_id:
+        detail = f"the previous token is of user {previous.user_id}, the fresh one of {identity.user_id}"
+        raise Refused(Refusal("invalid_token", detail))
+    return previous
+
+
+def _in_cookie(request: RelayRequest, identity: Identity) -> str | None:
+    """A token in the cookie that is not the fresh one itself."""
+    in_cookies = [presented.value for presented in request.identification.presented if presented.place == "cookie"]
+    return next((token for token in in_cookies if fingerprint(token) != identity.fingerprint), None)

@@ -1,0 +1,46 @@
+"""``/gateway/ticket``: a stand-in for the token in a WebSocket's URL, good once (contract, section 6)."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import unquote
+
+from django.http import HttpResponse, JsonResponse
+
+from relay.http.request import RelayRequest
+from relay.identity.model import Identity
+from relay.identity.tickets import LIFETIME, LONGEST_ORIGIN, LONGEST_PATH, TicketStoreUnreachable
+from relay.pages.posts import BadBody, Refused, for_token_holders
+from relay.refusals import Refusal
+
+
+@for_token_holders()
+async def ticket(request: RelayRequest, identity: Identity, body: dict[str, Any]) -> HttpResponse:
+    """Issue a ticket for one path, and for the origin of this request."""
+    origin = request.origin or ""
+    if len(origin) > LONGEST_ORIGIN:
+        raise Refused(BadBody(f"The Origin is longer than {LONGEST_ORIGIN} characters."))
+    try:
+        issued = await request.runtime.tickets.issue(identity, _path(body), origin)
+    except TicketStoreUnreachable as exc:
+        raise Refused(Refusal("internal_error", str(exc))) from exc
+    return JsonResponse({"ticket": issued, "expires_in": LIFETIME})
+
+
+def _path(body: dict[str, Any]) -> str:
+    """The path that the ticket is for, decoded as a handshake's path will be.
+
+    Raises:
+        Refused: It is none.
+    """
+    path = body.get("path")
+    if not isinstance(path, str) or not path.startswith("/"):
+        raise Refused(BadBody('The path is missing: send {"path": "/ws"}, the path of the WebSocket.'))
+    if "?" in path or "#" in path:
+        raise Refused(BadBody("The path has a query or fragment; send the path alone."))
+    if len(path) > LONGEST_PATH:
+        raise Refused(BadBody(f"The path is longer than {LONGEST_PATH} characters."))
+    decoded = unquote(path)
+    if not decoded.isprintable():
+        raise Refused(BadBody("The path has a character that is not printable."))
+    return decoded

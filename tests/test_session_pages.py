@@ -1,0 +1,341 @@
+"""``/gateway/session``, ``/gateway/ticket``, ``/gateway/logout``, on real sockets."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from django.db import connection
+
+from relay.identity.model import fingerprint
+from relay.models import Revocation, Ticket
+from tests import stack
+from tests.identity_helpers import OTHER_SECRET, token
+
+PAGES = ["/gateway/session", "/gateway/ticket", "/gateway/logout"]
+EVIL = "https://evil.example"
+PATH = {"path": "/ws"}
+
+
+@pytest.fixture
+def post(gateway):
+    """POST to a page of ours: a token in ``Authorization``, one in the cookie, a JSON body."""
+
+    async def send(page, body=None, header=None, cookie=None, **fields):
+        headers = {name.replace("_", "-"): value for name, value in fields.items()}
+        if header is not None:
+            headers["Authorization"] = f"Bearer {header}"
+        if cookie is not None:
+            headers["Cookie"] = f"auth_token={cookie}"
+        content = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
+        return await gateway.request(page, "POST", headers, content)
+
+    return send
+
+
+# All three
+
+
+@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "HEAD", "OPTIONS"])
+async def test_only_post_is_answered(gateway, page, method):
+    """A link or an image can't do any of it; 405 names the method (RFC 9110 §15.5.6)."""
+    answer = await gateway.request(page, method, stack.bearer())
+    assert (answer.status, answer.get("allow")) == (405, "POST")
+
+
+@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize(
+    ("sent", "code"),
+    [
+        pytest.param({}, "no_token", id="no token"),
+        pytest.param({"header": token(OTHER_SECRET)}, "invalid_token", id="not ours"),
+        pytest.param({"header": token(exp=1)}, "expired_token", id="expired"),
+        pytest.param({"cookie": "nonsense"}, "invalid_token", id="nonsense in the cookie"),
+    ],
+)
+async def test_a_valid_token_is_needed(post, page, sent, code):
+    """Contract §4: 401 with the refusal's JSON."""
+    answer = await post(page, PATH, **sent)
+    assert (answer.status, answer.code, answer.get("www-authenticate")) == (401, code, "Bearer")
+    assert answer.json["request_id"] == answer.get("x-request-id")
+
+
+@pytest.mark.parametrize("page", PAGES)
+async def test_another_site_can_not_use_the_users_cookie(post, page):
+    """Contract §4, cross-site requests: an unlisted origin with the cookie gets 403."""
+    for origin in (EVIL, "null"):
+        answer = await post(page, PATH, cookie=token(), Origin=origin)
+        assert (answer.status, answer.code) == (403, "origin_not_allowed")
+        assert answer.get("access-control-allow-origin") is None
+
+
+@pytest.mark.parametrize("page", PAGES)
+async def test_a_revoked_token_is_refused(gateway, post, page):
+    """Contract §4."""
+    text = token()
+    gateway.runtime.revocations.add([_revocation(gateway, text)])
+    assert (await post(page, PATH, header=text)).code == "revoked_token"
+
+
+@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        pytest.param(b"{", "The body is not valid JSON.", id="cut"),
+        pytest.param(b"\xff", "The body is not valid JSON.", id="no text"),
+        pytest.param(b"[" * 9000, "The body is not valid JSON.", id="nested too deeply"),
+        pytest.param(b"[]", "The body is not a JSON object.", id="a list"),
+        pytest.param(b'"x"', "The body is not a JSON object.", id="a string"),
+        pytest.param(b"path=/ws", "The body is not valid JSON.", id="a form"),
+    ],
+)
+async def test_a_body_that_is_no_json_object_is_explained(post, page, body, says):
+    """Whoever writes the client has to learn why."""
+    answer = await post(page, body, header=token())
+    assert (answer.status, answer.code, answer.json["error"]) == (400, "bad_request", says)
+
+
+@pytest.mark.parametrize("page", PAGES)
+async def test_a_large_body_is_refused(post, page):
+    """16 KiB are more than a token and a path need."""
+    answer = await post(page, b"{" + b" " * 16384 + b"}", header=token())
+    assert (answer.status, answer.code) == (413, "body_too_large")
+
+
+def _revocation(gateway, text):
+    from relay.identity.revocation import of_token
+
+    return of_token(gateway.runtime.verifier.verify(text), 0)
+
+
+# /gateway/session
+
+
+OLD, FRESH = token(jti="old"), token(jti="fresh", exp=2_000_000_000)
+
+
+def renewed(sockets):
+    return {"success": True, "sockets": sockets, "expires_at": 2_000_000_000}
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        pytest.param({"header": FRESH, "body": {"previous": OLD}}, id="both named"),
+        pytest.param({"header": FRESH, "cookie": OLD}, id="the previous in the cookie"),
+        pytest.param({"cookie": FRESH, "body": {"previous": OLD}}, id="the fresh in the cookie"),
+        pytest.param({"header": FRESH, "cookie": FRESH, "body": {"previous": OLD}}, id="the fresh in both"),
+    ],
+)
+async def test_sockets_move_to_the_fresh_token(gateway, backend, post, sent):
+    """Contract §6; the backend notices nothing, and the sockets are the fresh token's from then on."""
+    async with gateway.websocket(additional_headers={"Authorization": f"Bearer {OLD}"}) as socket:
+        answer = await post("/gateway/session", **sent)
+        assert (answer.status, answer.json) == (200, renewed(1))
+        assert answer.get("cache-control") == "no-store"
+        assert answer.get("set-cookie") is None
+        (live,) = gateway.runtime.registry
+        assert (live.identity.expires_at, live.identity.fingerprint) == (2_000_000_000, fingerprint(FRESH))
+        await socket.send("still there")
+        assert await socket.recv() == "still there"
+        assert len(backend.seen) == 1
+
+
+async def test_a_client_may_ask_again(gateway, post):
+    """Its first answer may have got lost: nothing is left to move, and all is well."""
+    async with gateway.websocket(additional_headers={"Authorization": f"Bearer {OLD}"}):
+        for sockets in (1, 0):
+            assert (await post("/gateway/session", {"previous": OLD}, FRESH)).json == renewed(sockets)
+
+
+async def test_only_sockets_of_that_token_move(gateway, post):
+    """Another login of the same user, in another browser, stays what it is."""
+    other = token(jti="another login")
+    async with gateway.websocket(additional_headers={"Authorization": f"Bearer {other}"}):
+        assert (await post("/gateway/session", {"previous": OLD}, FRESH)).json == renewed(0)
+        (live,) = gateway.runtime.registry
+        assert live.identity.jti == "another login"
+
+
+async def test_the_previous_token_may_just_have_expired(post):
+    """The client was a moment late; the socket may be there still."""
+    assert (await post("/gateway/session", {"previous": token(exp=1)}, FRESH)).json == renewed(0)
+
+
+@pytest.mark.parametrize(
+    ("previous", "code"),
+    [
+        pytest.param(token(OTHER_SECRET, jti="old"), "invalid_token", id="not ours"),
+        pytest.param("nonsense", "invalid_token", id="no token"),
+        pytest.param(token(user_id=2), "invalid_token", id="another user's"),
+        pytest.param(None, "bad_request", id="null"),
+        pytest.param("", "bad_request", id="empty"),
+        pytest.param(5, "bad_request", id="a number"),
+        pytest.param(["x"], "bad_request", id="a list"),
+    ],
+)
+async def test_the_previous_token_must_be_one_of_the_same_user(post, previous, code):
+    """Or a fresh token could keep another user's sockets alive."""
+    assert (await post("/gateway/session", {"previous": previous}, FRESH)).code == code
+
+
+async def test_without_a_previous_token_there_is_nothing_to_renew(post):
+    """The sentence says what is missing."""
+    answer = await post("/gateway/session", {}, FRESH, cookie=FRESH)
+    assert (answer.status, answer.code) == (400, "bad_request")
+    assert "previous" in answer.json["error"]
+
+
+async def test_a_revoked_previous_token_saves_nothing(gateway, post):
+    """Its sockets are to end, also in a process that has not heard of it yet."""
+    gateway.runtime.revocations.add([_revocation(gateway, OLD)])
+    assert (await post("/gateway/session", {"previous": OLD}, FRESH)).code == "revoked_token"
+
+
+async def test_the_fresh_token_must_be_valid_whatever_the_cookie_says(post):
+    """The one in ``Authorization`` is meant: a valid cookie is no substitute."""
+    assert (await post("/gateway/session", {"previous": OLD}, token(exp=1), cookie=OLD)).code == "expired_token"
+
+
+# /gateway/ticket
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_a_ticket_opens_a_socket_once(gateway, backend, post):
+    """Contract §6; the backend sees the user, and neither ticket nor token."""
+    answer = await post("/gateway/ticket", PATH, token(user_id=7), Origin=stack.ORIGIN)
+    assert answer.status == 200
+    assert answer.json == {"ticket": answer.json["ticket"], "expires_in": 30}
+    assert answer.get("cache-control") == "no-store"
+    assert answer.get("access-control-allow-origin") == stack.ORIGIN
+    path = f"/ws?a=1&ticket={answer.json['ticket']}"
+    async with gateway.websocket(path, additional_headers={}, origin=stack.ORIGIN):
+        assert (backend.last.target, backend.last.get("x-user-id")) == ("/ws?a=1", "7")
+    handshake = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}
+    handshake |= {"Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==", "Origin": stack.ORIGIN}
+    again = await gateway.request(path, headers=handshake)
+    assert (again.status, again.code) == (401, "invalid_ticket")
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(
+    ("path", "stored"),
+    [
+        ("/ws", "/ws"),
+        ("/", "/"),
+        ("/a%20b", "/a b"),
+        ("/a b", "/a b"),
+        ("/%C3%BC", "/ü"),
+        ("/ü", "/ü"),
+        ("/100%", "/100%"),
+    ],
+)
+async def test_a_path_is_kept_as_a_handshake_will_have_it(post, path, stored):
+    """Decoded once, in whichever form the page has it."""
+    assert (await post("/gateway/ticket", {"path": path}, token())).status == 200
+    assert (await Ticket.objects.aget()).path == stored
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        pytest.param(None, "The path is missing", id="no body"),
+        pytest.param({}, "The path is missing", id="no path"),
+        pytest.param({"path": 5}, "The path is missing", id="a number"),
+        pytest.param({"path": "ws"}, "The path is missing", id="not absolute"),
+        pytest.param({"path": "ws://gateway/ws"}, "The path is missing", id="a url"),
+        pytest.param({"path": "/ws?x=1"}, "has a query", id="with a query"),
+        pytest.param({"path": "/ws#x"}, "has a query or fragment", id="with a fragment"),
+        pytest.param({"path": "/" + "x" * 2000}, "longer than 2000", id="too long"),
+        pytest.param({"path": "/a%00b"}, "not printable", id="NUL"),
+        pytest.param({"path": "/a\nb"}, "not printable", id="a line end"),
+        pytest.param({"path": "/\ud800"}, "not printable", id="half a surrogate pair"),
+    ],
+)
+async def test_a_path_that_no_handshake_can_have_is_explained(post, body, says):
+    """400, and no ticket."""
+    answer = await post("/gateway/ticket", body, token())
+    assert (answer.status, answer.code) == (400, "bad_request")
+    assert says in answer.json["error"]
+
+
+async def test_an_endless_origin_is_refused(post):
+    """The column has its length."""
+    answer = await post("/gateway/ticket", PATH, token(), Origin="https://" + "x" * 300)
+    assert (answer.status, answer.code) == (400, "bad_request")
+
+
+@pytest.fixture
+def no_tables(transactional_db):
+    """A database that can't be written."""
+    with connection.schema_editor() as editor:
+        editor.delete_model(Ticket)
+        editor.delete_model(Revocation)
+    yield
+    with connection.schema_editor() as editor:
+        editor.create_model(Ticket)
+        editor.create_model(Revocation)
+
+
+async def test_no_ticket_without_a_database(no_tables, post, events):
+    """500 for the client, the cause for the log."""
+    answer = await post("/gateway/ticket", PATH, token())
+    assert (answer.status, answer.code) == (500, "internal_error")
+    assert events.one("http.refused")["detail"].startswith("ticket store unreachable: ")
+
+
+# /gateway/logout
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_logging_out_revokes_the_token_and_clears_the_cookie(gateway, post):
+    """Contract §7; the row brings it to every other process."""
+    text = token()
+    answer = await post("/gateway/logout", cookie=text)
+    assert (answer.status, answer.json) == (200, {"success": True})
+    assert answer.get("cache-control") == "no-store"
+    name_and_value, *attributes = answer.get("set-cookie").split("; ")
+    assert name_and_value in ('auth_token=""', "auth_token=")
+    assert {"Max-Age=0", "Path=/", "HttpOnly", "SameSite=Lax"} <= set(attributes)
+    assert "Secure" not in attributes
+    assert (await Revocation.objects.aget()).value == fingerprint(text)
+    assert (await post("/gateway/logout", cookie=text)).code == "revoked_token"
+    assert (await gateway.request("/api/x", headers={"Authorization": f"Bearer {text}"})).code == "revoked_token"
+    assert (await gateway.request("/api/x", headers=stack.bearer(jti="another"))).status == 200
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_a_cookie_without_a_name_is_not_cleared(backend):
+    """Contract §2: JWT_COOKIE may be empty."""
+    async with stack.gateway(stack.snapshot(backend.url), jwt_cookie="") as gateway:
+        answer = await gateway.request("/gateway/logout", "POST", stack.bearer())
+        assert (answer.status, answer.get("set-cookie")) == (200, None)
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_over_https_the_cookie_is_cleared_as_a_secure_one(backend):
+    """A browser keeps a Secure cookie that an insecure one would replace (RFC 6265bis §5.7)."""
+    from ipaddress import ip_network
+
+    proxies = (ip_network("127.0.0.0/8"),)
+    async with stack.gateway(stack.snapshot(backend.url), trusted_proxies=proxies) as gateway:
+        headers = stack.bearer() | {"X-Forwarded-Proto": "https"}
+        answer = await gateway.request("/gateway/logout", "POST", headers)
+        assert "Secure" in answer.get("set-cookie").split("; ")
+
+
+async def test_a_logout_that_can_not_be_written_is_none(no_tables, gateway, post, events):
+    """A 200 would be a lie for every other process: the client has to try again."""
+    text = token()
+    answer = await post("/gateway/logout", cookie=text)
+    assert (answer.status, answer.code, answer.get("set-cookie")) == (500, "internal_error", None)
+    assert "could not be written" in events.one("http.refused")["detail"]
+
+
+async def test_no_log_line_of_a_page_holds_a_token(post, events):
+    """Whatever became of it."""
+    for page in PAGES:
+        await post(page, {"previous": OLD, "path": "x"}, FRESH, cookie=token(OTHER_SECRET))
+    for text in (OLD, FRESH):
+        assert text not in str(events.all)
