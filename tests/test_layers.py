@@ -51,7 +51,6 @@ IMPURE = (
     "ssl",
     "threading",
     "subprocess",
-    "os",
     "channels",
     "django",
     "twisted",
