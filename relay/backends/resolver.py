@@ -1,0 +1,117 @@
+"""Names to addresses, with a short memory.
+
+The system's resolver is asked, so that ``/etc/hosts`` and a container network's names work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+from collections import OrderedDict
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import zip_longest
+
+SockAddr = tuple[str, int] | tuple[str, int, int, int]
+
+FRESH_FOR = 5.0
+"""Seconds an answer is used without asking again: getaddrinfo tells no time to live, and containers move."""
+
+STALE_FOR = 60.0
+"""Seconds an answer is still used when asking again fails: a name server's restart must not take backends down."""
+
+REMEMBERED = 1024
+"""Names kept; the least recently used one goes first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """One place to connect to, as `socket.connect` takes it."""
+
+    family: int
+    sockaddr: SockAddr
+
+    def __str__(self) -> str:
+        host, port = self.sockaddr[:2]
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+@dataclass(slots=True)
+class _Answer:
+    addresses: tuple[Address, ...]
+    at: float
+
+
+class Resolver:
+    """Resolves names; one question per name at a time, however many wait. Failures are not remembered."""
+
+    def __init__(self) -> None:
+        self._answers: OrderedDict[tuple[str, int], _Answer] = OrderedDict()
+        self._asking: dict[tuple[str, int], asyncio.Task[_Answer]] = {}
+
+    async def resolve(self, host: str, port: int) -> tuple[Address, ...]:
+        """Addresses of a host, at least one, families in turn, the system's favourite first (RFC 8305 §4).
+
+        Raises:
+            OSError: Mostly `socket.gaierror`, as the system gave it; there is no usable older answer either.
+        """
+        if found := literal(host, port):
+            return found
+        key, now = (host, port), asyncio.get_running_loop().time()
+        answer = self._answers.get(key)
+        if answer is None or now - answer.at > FRESH_FOR:
+            try:
+                answer = await self._ask(key)
+            except OSError:
+                if answer is None or now - answer.at > STALE_FOR:
+                    raise
+        else:
+            self._answers.move_to_end(key)
+        return answer.addresses
+
+    async def _ask(self, key: tuple[str, int]) -> _Answer:
+        task = self._asking.get(key)
+        if task is None:
+            task = self._asking[key] = asyncio.create_task(self._look_up(key), name=f"resolve {key[0]}")
+            task.add_done_callback(lambda done: (self._asking.pop(key, None), done.cancelled() or done.exception()))
+        return await asyncio.shield(task)  # one who gives up does not take the answer from the others
+
+    async def _look_up(self, key: tuple[str, int]) -> _Answer:
+        loop = asyncio.get_running_loop()
+        try:
+            found = await loop.getaddrinfo(*key, type=socket.SOCK_STREAM)
+        except UnicodeError as exc:  # a label that IDNA can't encode
+            raise socket.gaierror(socket.EAI_NONAME, str(exc)) from exc
+        addresses = [Address(family, sockaddr) for family, _, _, _, sockaddr in found]  # type: ignore[arg-type]  # no AF_UNIX here
+        answer = self._answers[key] = _Answer(_families_in_turn(addresses), loop.time())
+        self._answers.move_to_end(key)
+        if len(self._answers) > REMEMBERED:
+            self._answers.popitem(last=False)
+        return answer
+
+    async def close(self) -> None:
+        """Forget the questions still asked."""
+        asking = list(self._asking.values())
+        for task in asking:
+            task.cancel()
+        await asyncio.gather(*asking, return_exceptions=True)
+
+
+@lru_cache(REMEMBERED)
+def literal(host: str, port: int) -> tuple[Address] | None:
+    """The address that a literal IPv4 or IPv6 host is; None for a name."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return None
+    if address.version == 4:
+        return (Address(socket.AF_INET, (host, port)),)
+    zone = getattr(address, "scope_id", None)
+    return None if zone else (Address(socket.AF_INET6, (host, port, 0, 0)),)  # a zone's name is the system's to resolve
+
+
+def _families_in_turn(addresses: list[Address]) -> tuple[Address, ...]:
+    first = [a for a in addresses if a.family == addresses[0].family]
+    second = [a for a in addresses if a.family != addresses[0].family]
+    return tuple(a for pair in zip_longest(first, second) for a in pair if a is not None)

@@ -1,0 +1,1 @@
+"""HTTP: the lean handler, the view that relays, and the client that talks to the backends."""

@@ -1,0 +1,180 @@
+"""One connection to a backend, for one exchange after the other."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import select
+from collections.abc import Callable
+from typing import Protocol, cast
+
+from relay.backends.balance import UrlState
+
+NEVER = float("inf")
+_LAST_WORDS = 262144  # bytes; no backend says more in a refusal that it sends before it hangs up
+
+
+class Listener(Protocol):
+    """What a connection tells about an exchange on it (`relay.http.exchange.Exchange`)."""
+
+    is_sending: bool
+
+    def feed(self, data: bytes) -> None: ...
+    def lost(self, exc: Exception | None) -> None: ...
+    def timed_out(self) -> None: ...
+
+
+class Connection(asyncio.Protocol):
+    """The transport's side of an exchange: bytes, flow control, and one deadline that costs next to nothing to move.
+
+    Attributes:
+        state: The url it leads to; counted up while an exchange is under way.
+        key: Where it waits in the pool.
+        idle_for: Seconds it may wait there; a backend's ``Keep-Alive: timeout`` makes it shorter.
+    """
+
+    transport: asyncio.Transport
+
+    def __init__(
+        self,
+        state: UrlState,
+        key: tuple[str, str, bool],
+        on_idle: Callable[[Connection], None],
+        on_lost: Callable[[Connection], None],
+    ) -> None:
+        self.state, self.key = state, key
+        self.idle_for = 0.0
+        self._on_idle, self._on_lost = on_idle, on_lost
+        self._loop = asyncio.get_running_loop()
+        self._exchange: Listener | None = None
+        self._closed = False
+        self._reading = True
+        self._writable: asyncio.Future[None] | None = None
+        self._deadline, self._timer_at = NEVER, NEVER
+        self._timer: asyncio.TimerHandle | None = None
+        self._arrivals = select.poll()
+
+    # An exchange
+
+    def begin(self, exchange: Listener) -> None:
+        self._exchange = exchange
+        self._deadline = NEVER
+
+    def end(self, reusable: bool) -> None:
+        """The exchange is over: wait in the pool for the next one, or close."""
+        self._exchange = None
+        self.state.release()
+        if not reusable or self._closed or self.transport.is_closing():
+            self.abort()
+            return
+        self.resume_reading()
+        self.expire_in(self.idle_for)
+        self._on_idle(self)
+
+    def is_quiet(self) -> bool:
+        """Whether nothing has arrived since the last exchange: no end by the backend, no answer nobody asked for.
+
+        The kernel is asked, not the event loop, which may not have looked yet.
+        """
+        return not self._closed and not self.transport.is_closing() and not self._arrivals.poll(0)
+
+    def write(self, data: bytes) -> None:
+        self.transport.write(data)
+
+    async def drain(self) -> None:
+        """Wait while the backend takes no more; a lost connection ends the wait."""
+        if self._writable is not None:
+            await self._writable
+
+    def has_arrivals(self) -> bool:
+        """Whether the kernel holds something to read."""
+        return bool(self._arrivals.poll(0))
+
+    def pause_reading(self) -> None:
+        if self._reading and not self._closed:
+            self._reading = False
+            self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        if not self._reading and not self._closed:
+            self._reading = True
+            self.transport.resume_reading()
+
+    def abort(self) -> None:
+        if not self._closed:
+            self.transport.abort()
+
+    # The deadline: the timer is left where it is when the deadline moves away from it, and looks again when it fires
+
+    def expire_in(self, seconds: float) -> None:
+        """Call `_expired` in so many seconds, unless told otherwise before."""
+        self._deadline = self._loop.time() + seconds
+        if self._deadline < self._timer_at:
+            self._arm()
+
+    def expire_never(self) -> None:
+        self._deadline = NEVER
+
+    def _arm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = self._deadline
+        self._timer = self._loop.call_at(self._timer_at, self._look)
+
+    def _look(self) -> None:
+        self._timer, self._timer_at = None, NEVER
+        if self._deadline > self._loop.time():
+            if self._deadline != NEVER:
+                self._arm()
+        elif self._exchange is not None:
+            self._exchange.timed_out()
+        else:
+            self.abort()
+
+    # What the transport says
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        self._arrivals.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
+
+    def data_received(self, data: bytes) -> None:
+        if self._exchange is None:
+            self.abort()  # an answer nobody asked for: whatever follows could be taken for another user's
+        else:
+            self._exchange.feed(data)
+
+    def eof_received(self) -> None:
+        if self._exchange is not None:
+            self._exchange.lost(None)
+
+    def pause_writing(self) -> None:
+        self._writable = self._loop.create_future()
+
+    def resume_writing(self) -> None:
+        waiting, self._writable = self._writable, None
+        if waiting is not None and not waiting.done():
+            waiting.set_result(None)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if exc is not None and self._exchange is not None and self._exchange.is_sending:
+            self._hear_last_words()
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self.resume_writing()
+        self._on_lost(self)
+        if self._exchange is not None:
+            self._exchange.lost(exc)
+
+    def _hear_last_words(self) -> None:
+        """Read what a backend said before it hung up on an upload: our write failed, its answer is still in the kernel.
+
+        The transport reads no more after a failed write, and still has the socket while it tells us.
+        """
+        if self.transport.get_extra_info("ssl_object") is not None:
+            return
+        with contextlib.suppress(OSError):
+            descriptor = self.transport.get_extra_info("socket").fileno()
+            if descriptor >= 0 and (said := os.read(descriptor, _LAST_WORDS)) and self._exchange is not None:
+                self._exchange.feed(said)

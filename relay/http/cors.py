@@ -1,0 +1,71 @@
+"""Cross-origin answers, for relayed paths and the ``/gateway/`` pages: the gateway's alone (contract, section 4). Pure.
+
+The browser does the refusing (Fetch standard, §3.2): what we leave out is what it forbids.
+"""
+
+from __future__ import annotations
+
+from relay.routing.snapshot import Snapshot
+from relay.typing import RawHeaders
+
+UNSHARED = frozenset({"/health", "/health/live", "/health/ready", "/metrics"})
+"""Own pages that no script of another origin has business with."""
+
+MAX_AGE = 600
+"""Seconds a browser may keep a preflight's answer: an origin that is taken off the list soon finds out."""
+
+
+def is_preflight(method: str, headers: RawHeaders) -> bool:
+    """Whether a browser asks for permission (Fetch standard, §3.2.2), whoever the origin is."""
+    if method != "OPTIONS":
+        return False
+    names = {name for name, _ in headers}
+    return b"origin" in names and b"access-control-request-method" in names
+
+
+def preflight_fields(headers: RawHeaders) -> RawHeaders:
+    """What a preflight's answer says beside the fields of `share`: the method and the headers asked for are allowed."""
+    asked = dict(headers)
+    fields = [
+        (b"access-control-allow-methods", asked[b"access-control-request-method"]),
+        (b"access-control-max-age", b"%d" % MAX_AGE),
+        (b"vary", b"Origin, Access-Control-Request-Method, Access-Control-Request-Headers"),
+    ]
+    if wanted := asked.get(b"access-control-request-headers"):
+        fields.append((b"access-control-allow-headers", wanted))
+    return fields
+
+
+def share(headers: RawHeaders, origin: str | None, snapshot: Snapshot) -> RawHeaders:
+    """The fields of an answer with the gateway's own, if that origin may read it; it varies by ``Origin`` anyway.
+
+    Args:
+        headers: Without any ``Access-Control-*`` of a backend.
+    """
+    headers = vary_by_origin(headers)
+    if origin is not None and snapshot.allows(origin):
+        headers += _allowed(origin)
+    return headers
+
+
+def vary_by_origin(headers: RawHeaders) -> RawHeaders:
+    """A copy with ``Origin`` in ``Vary``, once: beside what is there already (RFC 9110 §12.5.5)."""
+    last = -1
+    for at, (name, value) in enumerate(headers):
+        if name == b"vary":
+            members = {member.strip().lower() for member in value.split(b",")}
+            if b"origin" in members or b"*" in members:
+                return list(headers)
+            last = at
+    if last < 0:
+        return [*headers, (b"vary", b"Origin")]
+    present = headers[last][1].strip(b" \t,")
+    merged = present + b", Origin" if present else b"Origin"
+    return [*headers[:last], (b"vary", merged), *headers[last + 1 :]]
+
+
+def _allowed(origin: str) -> RawHeaders:
+    return [
+        (b"access-control-allow-origin", origin.encode("latin-1")),
+        (b"access-control-allow-credentials", b"true"),
+    ]

@@ -1,0 +1,118 @@
+"""Django's way from a request to a view, without what an async view with no database has no use for.
+
+Django's own ASGIHandler reads the whole body first, sends two signals through a thread, and hops into one for every
+synchronous middleware: a millisecond and more for each request. Here the URLconf is asked, the view is awaited, and
+its answer goes out as it comes. The admin stays with Django's handler.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from django.core.handlers.asgi import ASGIHandler
+from django.http import Http404
+from django.http.response import HttpResponseBase
+from django.urls import URLResolver, get_resolver
+from django.utils.functional import cached_property
+
+from relay.http import cors, journal
+from relay.http.request import BodyTooLarge, ClientGone, RelayRequest
+from relay.http.response import RelayedResponse, raw_headers, refused, send_body
+from relay.refusals import BackendError, Refusal
+from relay.typing import RawHeaders, Receive, Scope, Send
+
+if TYPE_CHECKING:
+    from relay.runtime import Runtime
+
+logger = logging.getLogger("relay.http")
+
+
+class RelayHandler(ASGIHandler):
+    """Serves everything but the admin; its requests are `RelayRequest`s, and every view is a coroutine function."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        # Not super().__init__: there is no middleware to load.
+        self._runtime = runtime
+
+    @cached_property
+    def _resolver(self) -> URLResolver:
+        return get_resolver()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # type: ignore[override]
+        request = RelayRequest(scope, receive, self._runtime)
+        if "relay.cancel" in scope.get("extensions", ()):
+            await self._serve(request, send)
+        else:
+            await self._serve_while_connected(request, send)
+
+    async def _serve_while_connected(self, request: RelayRequest, send: Send) -> None:
+        """Under a server that does not cancel us when the client leaves: listen for that beside serving."""
+        serving = asyncio.create_task(self._serve(request, send))
+        leaving = asyncio.create_task(request.wait_for_disconnect())
+        try:
+            await asyncio.wait((serving, leaving), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            left = not serving.done()
+            serving.cancel()
+            leaving.cancel()
+            outcome, _ = await asyncio.gather(serving, leaving, return_exceptions=True)
+        if isinstance(outcome, BaseException) and not left:
+            raise outcome
+
+    async def _serve(self, request: RelayRequest, send: Send) -> None:
+        """Answer, and log it however it ends.
+
+        Raises:
+            BackendError: Inside a body. The server cuts the connection then, as it must (RFC 9112 §8).
+        """
+        status = journal.CLIENT_LEFT
+        try:
+            response = await self._respond(request)
+            try:
+                start = {"type": "http.response.start", "status": response.status_code}
+                await send({**start, "headers": self._fields(request, response)})
+                status = response.status_code
+                await send_body(response, request, send)
+            finally:
+                response.close()
+        except ClientGone:
+            pass
+        except BackendError as exc:
+            journal.backend_failed(request, exc)
+            raise
+        finally:
+            journal.answered(request, status)
+
+    async def _respond(self, request: RelayRequest) -> HttpResponseBase:
+        if self._is_allowed_preflight(request):
+            return RelayedResponse(204, cors.preflight_fields(request.raw_headers))
+        try:
+            match = request.resolver_match = self._resolver.resolve(request.path)
+            response: HttpResponseBase = await match.func(request, *match.args, **match.kwargs)
+            return response
+        except Http404:
+            return refused(request, Refusal("no_route", f"no page at {request.path}"))
+        except BodyTooLarge as exc:
+            return refused(request, exc.refusal)
+        except ClientGone:
+            raise
+        except Exception as exc:
+            logger.exception("request %s failed", request.arrival.request_id)
+            return refused(request, Refusal("internal_error", type(exc).__name__))
+
+    def _is_allowed_preflight(self, request: RelayRequest) -> bool:
+        """Whether to answer here, before anybody asks for a token: browsers send none with it (Fetch, §3.2.2)."""
+        return (
+            cors.is_preflight(request.method, request.raw_headers)
+            and request.path not in cors.UNSHARED
+            and request.origin is not None
+            and self._runtime.snapshot.allows(request.origin)
+        )
+
+    def _fields(self, request: RelayRequest, response: HttpResponseBase) -> RawHeaders:
+        fields = raw_headers(response, request.arrival.request_id)
+        if request.path in cors.UNSHARED:
+            return fields
+        return cors.share(fields, request.origin, self._runtime.snapshot)

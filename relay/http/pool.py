@@ -1,0 +1,48 @@
+"""Connections that wait for their next request."""
+
+from __future__ import annotations
+
+from relay.http.connection import Connection
+
+MAX_IDLE = 128
+"""Per url; beyond it the one that has waited longest is closed."""
+
+Key = tuple[str, str, bool]
+"""Backend, url and whether its certificate is verified: nothing else may share a connection."""
+
+
+class Pool:
+    """Idle connections by url. The one that came last goes first, so that the others may grow old and close."""
+
+    def __init__(self) -> None:
+        self._idle: dict[Key, list[Connection]] = {}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._idle.values()))
+
+    def take(self, key: Key) -> Connection | None:
+        """A connection that is alive as far as our side can know."""
+        idle = self._idle.get(key)
+        while idle:
+            connection = idle.pop()
+            if connection.is_quiet():
+                return connection
+            connection.abort()
+        return None
+
+    def put(self, connection: Connection) -> None:
+        idle = self._idle.setdefault(connection.key, [])
+        idle.append(connection)
+        if len(idle) > MAX_IDLE:
+            idle.pop(0).abort()
+
+    def forget(self, connection: Connection) -> None:
+        """A connection is gone, wherever it was."""
+        idle = self._idle.get(connection.key)
+        if idle and connection in idle:
+            idle.remove(connection)
+
+    def close(self) -> None:
+        while self._idle:
+            for connection in self._idle.popitem()[1]:
+                connection.abort()

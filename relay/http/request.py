@@ -1,0 +1,177 @@
+"""A request as the lean handler gives it to a view: nothing is decoded, copied or read before somebody asks."""
+
+from __future__ import annotations
+
+import asyncio
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+from django.core.handlers.asgi import ASGIRequest
+from django.utils.functional import cached_property
+
+from relay.access import Grant
+from relay.entry import Arrival
+from relay.identity.model import Identification
+from relay.refusals import Refusal
+from relay.routing.snapshot import Route
+from relay.typing import RawHeaders, Receive, Scope
+
+if TYPE_CHECKING:
+    from relay.runtime import Runtime
+
+
+class ClientGone(Exception):
+    """The client left before its request was complete or answered."""
+
+
+class BodyTooLarge(Exception):
+    """The request's body is larger than it may be; `refusal` is the answer to it."""
+
+    def __init__(self, limit: int, found: str) -> None:
+        super().__init__(f"the body is {found}; {limit} are allowed")
+        self.refusal = Refusal("body_too_large", str(self))
+
+
+class RequestBody:
+    """The body, piece by piece as it arrives, never all of it.
+
+    Attributes:
+        limit: Bytes it may have; 0: any number.
+        received: Bytes so far.
+        over: Set when nothing more of it will be read: what ``receive()`` gives next is the disconnect.
+    """
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self.limit = 0
+        self.received = 0
+        self.over = asyncio.Event()
+
+    def __aiter__(self) -> RequestBody:
+        return self
+
+    async def __anext__(self) -> bytes:
+        """The next piece, possibly empty.
+
+        Raises:
+            ClientGone: It was cut.
+            BodyTooLarge: It has grown over the limit.
+        """
+        if self.over.is_set():
+            raise StopAsyncIteration
+        try:
+            message = await self._receive()
+        except asyncio.CancelledError:
+            self.over.set()
+            raise
+        if message["type"] != "http.request":
+            self.over.set()
+            raise ClientGone
+        piece: bytes = message.get("body", b"")
+        self.received += len(piece)
+        if self.limit and self.received > self.limit:
+            raise BodyTooLarge(self.limit, f"at least {self.received} bytes long")
+        if not message.get("more_body", False):
+            self.over.set()
+        return piece
+
+
+class RelayRequest(ASGIRequest):
+    """Django's request over an ASGI scope, lazily; and what becomes of it, for the log.
+
+    Attributes:
+        grant, route: Set by the view when they are known.
+        refusal: Why it was not served, if it was not.
+        sent, received: Bytes of the bodies, to the backend and to the client.
+    """
+
+    scope: Scope
+
+    def __init__(self, scope: Scope, receive: Receive, runtime: Runtime) -> None:
+        # Not super().__init__: it would build META, headers and cookies for views that look at none of them.
+        self.scope, self.receive, self.runtime = scope, receive, runtime
+        self.method = scope["method"]
+        self.path = self.path_info = scope["path"]
+        self.resolver_match = None
+        self.grant: Grant | None = None
+        self.route: Route | None = None
+        self.refusal: Refusal | None = None
+        self.sent = self.received = 0
+
+    @property
+    def arrival(self) -> Arrival:
+        arrival: Arrival = self.scope["relay"]
+        return arrival
+
+    @property
+    def identification(self) -> Identification:
+        who: Identification = self.scope["identity"]
+        return who
+
+    @property
+    def raw_headers(self) -> RawHeaders:
+        headers: RawHeaders = self.scope["headers"]
+        return headers
+
+    def field(self, name: bytes) -> str | None:
+        """A field's value, several of that name joined as a list (RFC 9110 §5.3); None if there is none."""
+        found = [value for key, value in self.raw_headers if key == name]
+        return b", ".join(found).decode("latin-1") if found else None
+
+    @cached_property
+    def origin(self) -> str | None:
+        return self.field(b"origin")
+
+    @cached_property
+    def META(self) -> dict[str, Any]:  # type: ignore[override]  # lazy here
+        return ASGIRequest(self.scope, BytesIO()).META
+
+    def _get_scheme(self) -> str:
+        return self.arrival.scheme
+
+    # The body
+
+    @cached_property
+    def length(self) -> int | None:
+        """What ``Content-Length`` announces; None without one."""
+        text = self.field(b"content-length")
+        return int(text) if text is not None and text.isascii() and text.isdigit() else None
+
+    @cached_property
+    def incoming(self) -> RequestBody | None:
+        """The body; None if the request has none (RFC 9112 §6.3)."""
+        if self.length is not None:
+            return RequestBody(self.receive) if self.length else None
+        if self.field(b"transfer-encoding") is not None:
+            return RequestBody(self.receive)
+        # From HTTP/2 on a body needs neither field; with these methods no client has a reason for one.
+        old = self.scope.get("http_version", "1.1").startswith("1")
+        return None if old or self.method in ("GET", "HEAD", "OPTIONS", "DELETE") else RequestBody(self.receive)
+
+    def limited_body(self, limit: int) -> RequestBody | None:
+        """The body that fails once it is larger than so many bytes; 0: any size.
+
+        Raises:
+            BodyTooLarge: It announces more.
+        """
+        if limit and self.length is not None and self.length > limit:
+            raise BodyTooLarge(limit, f"announced with {self.length} bytes")
+        if self.incoming is not None:
+            self.incoming.limit = limit
+        return self.incoming
+
+    async def whole_body(self, limit: int) -> bytes:
+        """The body in one piece, for our own small pages.
+
+        Raises:
+            ClientGone, BodyTooLarge: As when reading it in pieces.
+        """
+        source = self.limited_body(limit)
+        return b"" if source is None else b"".join([piece async for piece in source])
+
+    async def wait_for_disconnect(self) -> None:
+        """Return when the client has left; until the body is over, its reader is who notices."""
+        if self.incoming is not None:
+            await self.incoming.over.wait()
+        while (await self.receive())["type"] != "http.disconnect":
+            pass

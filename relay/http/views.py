@@ -1,0 +1,58 @@
+"""The view behind every relayed path: who may go where is `relay.access`, what crosses is `relay.forwarding`."""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+from django.http.response import HttpResponseBase
+
+from relay import access, forwarding
+from relay.http import journal
+from relay.http.client import Request, UnsafeField
+from relay.http.exchange import Exchange
+from relay.http.request import BodyTooLarge, RelayRequest
+from relay.http.response import RelayedResponse, refused
+from relay.refusals import BackendError, Refusal
+
+
+async def relay(request: RelayRequest) -> HttpResponseBase:
+    """Judge the request, pass it to its backend, and the backend's answer back, whatever its status."""
+    verdict = access.decide(ask(request), request.runtime.snapshot, request.identification)
+    request.route = verdict.route
+    if isinstance(verdict, access.Denied):
+        return refused(request, verdict.refusal)
+    try:
+        exchange = await _exchange(request, verdict)
+    except BodyTooLarge as exc:
+        return refused(request, exc.refusal)
+    except UnsafeField as exc:
+        return refused(request, Refusal("bad_request", str(exc)))
+    except BackendError as exc:
+        if exc.refusal.status != 503:
+            journal.backend_failed(request, exc)
+        return refused(request, exc.refusal)
+    return RelayedResponse(exchange.status, forwarding.response_headers(exchange.headers), exchange)
+
+
+def ask(request: RelayRequest) -> access.Ask:
+    """What the request wants, as `relay.access` judges it."""
+    raw_path: bytes | None = request.scope.get("raw_path")
+    if raw_path is None:  # a server that keeps only the decoded path
+        raw_path = quote(request.path).encode()
+    return access.Ask("http", request.method, request.path, raw_path, request.origin, request.arrival.host)
+
+
+async def _exchange(request: RelayRequest, grant: access.Grant) -> Exchange:
+    scope, arrival, who, rules = request.scope, request.arrival, request.identification, request.runtime.forwarding
+    backend = grant.backend
+    query = rules.query(scope, grant, who)
+    return await request.runtime.client.request(
+        backend,
+        Request(
+            request.method,
+            lambda url: (forwarding.target(url, grant, query), forwarding.host(url, grant, arrival)),
+            rules.request_headers(scope, arrival, grant, who),
+            request.limited_body(backend.max_body_size),
+            request.length,
+        ),
+    )
