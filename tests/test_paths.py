@@ -14,11 +14,15 @@ from relay.refusals import Refusal
 from relay.routing import paths
 from relay.routing.snapshot import Match, Route, Snapshot
 
+LONG = "more than 8192 bytes with escapes, parameters or empty segments"
+
 
 @pytest.mark.parametrize(
     "raw",
     [
         pytest.param(b"/", id="the root"),
+        pytest.param(b"/" + b"x" * 60_000, id="a long one that can be read in one way only"),
+        pytest.param(b"/" + b"%25" * 2730, id="many escapes"),
         pytest.param(b"/api/users/7", id="plain"),
         pytest.param(b"/api/", id="a trailing slash"),
         pytest.param(b"//api//x", id="empty segments, judged by where they lead"),
@@ -96,6 +100,9 @@ def test_a_path_with_one_reading_passes(raw: bytes) -> None:
         pytest.param(b"/a%f8%80%80%80%afb", "overlong UTF-8", id="overlong slash in five bytes"),
         pytest.param(b"/a%fc%80%80%80%80%afb", "overlong UTF-8", id="overlong slash in six bytes"),
         pytest.param(b"/a\xc0\xafb", "overlong UTF-8", id="overlong slash, raw"),
+        pytest.param(b"/" + b"%25" * 2731, LONG, id="thousands of escapes"),
+        pytest.param(b"/" + b";/" * 4096, LONG, id="thousands of parameters"),
+        pytest.param(b"/" * 8193, LONG, id="thousands of empty segments"),
         pytest.param(b"/a%25c0%25afb", "doubly encoded: overlong UTF-8", id="overlong slash, doubly encoded"),
     ],
 )

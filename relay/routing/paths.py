@@ -11,9 +11,13 @@ import re
 from collections.abc import Iterable
 from urllib.parse import unquote, unquote_to_bytes
 
+LONGEST = 8192
+"""Bytes of a path that has to be read in several ways; nginx takes no longer one at all."""
+
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 _OVERLONG = re.compile(rb"[\xc0\xc1][\x80-\xbf]|\xe0[\x80-\x9f]|\xf0[\x80-\x8f]|\xf8[\x80-\x87]|\xfc[\x80-\x83]")
-_VARIANTS = re.compile(r"//|[;%?#]")
+_VARIED_RAW = re.compile(rb"//|[;%]")
+_VARIED = re.compile(r"//|[;%?#]")
 _DOT_SEGMENT = re.compile(rb"/\.\.?(?![^/;?#])")
 _PARAMETERS = re.compile(r";[^/]*")
 _SLASHES = re.compile(r"/{2,}")
@@ -33,12 +37,15 @@ def check(raw: bytes) -> str | None:
     """Say what is wrong with a raw path (no query), or None.
 
     Refused: control characters, backslashes, encoded slashes and dot segments (``..;x`` too), each also doubly encoded,
-    overlong UTF-8 (RFC 3629 §3: ``%c0%ae`` is no dot), and a fragment or a path that does not begin with a slash.
+    overlong UTF-8 (RFC 3629 §3: ``%c0%ae`` is no dot), a fragment, a path that does not begin with a slash, and one
+    that would take long to be read in all its ways.
     """
     if not raw.startswith(b"/"):
         return "the path does not begin with a slash"
     if b"#" in raw:
         return "a fragment"
+    if len(raw) > LONGEST and _VARIED_RAW.search(raw):
+        return f"more than {LONGEST} bytes with escapes, parameters or empty segments"
     slashes = raw.count(b"/")
     if wrong := _wrong(raw, slashes):
         return wrong
@@ -72,7 +79,7 @@ def readings(path: str) -> Iterable[str]:
     It may take ``//name`` in front for a host (as a URL parser does), decode once more, end the path at a ``?`` or
     ``#`` that was encoded, drop ``;parameters``, merge slashes: each or not, in this order.
     """
-    if not _VARIANTS.search(path):
+    if not _VARIED.search(path):
         return ()
     found = {path}
     for step in (_without_authority, _decoded, _without_tail, _without_parameters, _merged):

@@ -201,18 +201,21 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """A route's path, taken apart: literals, and what stands for a placeholder.
+    """A route's path, taken apart: a literal beginning, then what stands for placeholders and between them.
 
     Every way through a path is followed at once, so a match takes time in proportion to the path. A regular expression
     tries them one by one: with ``<slug:a>-<slug:b>-<slug:c>`` a stranger could keep it busy for minutes.
     """
 
+    literal: str
     parts: tuple[str | re.Pattern[str], ...]
     is_prefix: bool
 
     def end(self, path: str) -> int | None:
         """Where the match of a path ends, or None: at its end, or with a prefix before a slash, the last if several."""
-        ends = [0]
+        if not path.startswith(self.literal):  # nearly every pattern ends here
+            return None
+        ends = [len(self.literal)]
         for part in self.parts:
             if isinstance(part, str):
                 ends = [at + len(part) for at in ends if path.startswith(part, at)]
@@ -227,14 +230,14 @@ class Pattern:
 def _placeholder_ends(converter: re.Pattern[str], path: str, starts: list[int]) -> list[int]:
     """Every place where a placeholder can end that begins at one of some places; both in ascending order."""
     ends: list[int] = []
-    shortest_too = converter.pattern.endswith("+")  # any part of a run fits as well
+    repeats = converter.pattern.endswith("+")  # any part of a run fits as well; a uuid is whole
     run = 0
     for start in starts:
-        if shortest_too and start < run:
+        if repeats and start < run:
             continue  # what begins inside a run ends inside the same run
         if found := converter.match(path, start):
             run = found.end()
-            ends += range(start + 1, run + 1) if shortest_too else (run,)
+            ends += range(start + 1, run + 1) if repeats else (run,)
     return ends
 
 
@@ -244,21 +247,17 @@ def compile_path(path: str) -> Pattern:
     Raises:
         ValueError: The path names a converter that Django does not know, or a name twice.
     """
-    is_prefix = path.endswith("/")
-    body, at = path.removesuffix("/"), 0
+    literal, *rest = _CONVERTER.split(path.removesuffix("/"))
     parts: list[str | re.Pattern[str]] = []
     names: set[str] = set()
-    for found in _CONVERTER.finditer(body):
-        kind, name = found["converter"] or "str", found["name"]
-        if kind not in _CONVERTERS:
+    for kind, name, behind in zip(rest[0::3], rest[1::3], rest[2::3], strict=True):
+        if (kind or "str") not in _CONVERTERS:
             raise ValueError(f"{path!r} uses the converter {kind!r}; there are {', '.join(_CONVERTERS)}")
         if not name.isidentifier() or name in names:
             raise ValueError(f"{path!r}: {name!r} must be a name, and used once")
         names.add(name)
-        parts += [body[at : found.start()], _CONVERTERS[kind]]
-        at = found.end()
-    parts.append(body[at:])
-    return Pattern(tuple(parts), is_prefix)
+        parts += [_CONVERTERS[kind or "str"], behind]
+    return Pattern(literal, tuple(parts), path.endswith("/"))
 
 
 @dataclass(frozen=True, slots=True)
