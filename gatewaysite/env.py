@@ -264,7 +264,8 @@ def _database(reader: Reader, base: Path) -> dict[str, Any]:
             "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL",
         }
     elif config["ENGINE"] == "django.db.backends.postgresql":
-        config.setdefault("OPTIONS", {}).setdefault("connect_timeout", 5)
+        # A network that swallows packets must not hold the watcher for minutes (libpq; seconds, milliseconds).
+        config["OPTIONS"] = {"connect_timeout": 5, "tcp_user_timeout": 5000, **config.get("OPTIONS", {})}
     return config
 
 

@@ -103,7 +103,7 @@ class Forwarding:
         query: bytes = scope["query_string"]
         if not query:
             return query
-        return _Tokens(self, grant, who).query(query, ticket=who.place == "ticket")
+        return _Tokens(self, grant, who).query(query, tickets=scope["type"] == "websocket")
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,15 +144,15 @@ class _Tokens:
         token = bearer(field)
         return token is None or not self._goes(token)
 
-    def query(self, query: bytes, ticket: bool) -> bytes:
-        """A query without the token's parameter, and without a ticket that was used; the rest as it is."""
+    def query(self, query: bytes, tickets: bool) -> bytes:
+        """A query without the token's parameter, and without tickets where there are any; the rest as it is."""
         kept = []
         for pair in query.split(b"&"):
             key, _, value = pair.partition(b"=")
             name = form_decoded(key)
             if name and name == self.names.query_param.encode() and self._goes(form_decoded(value).decode("latin-1")):
                 continue
-            if ticket and name == TICKET:
+            if tickets and name == TICKET:
                 continue
             kept.append(pair)
         return b"&".join(kept)

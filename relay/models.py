@@ -17,7 +17,7 @@ from django.utils import timezone
 from relay import validation
 from relay.revision import Counted, Revision
 
-__all__ = ["Backend", "Counted", "Kick", "Origin", "Revision", "Revocation", "Route", "Ticket"]
+__all__ = ["Backend", "Counted", "Kick", "Origin", "Renewal", "Revision", "Revocation", "Route", "Ticket"]
 
 
 class Backend(Counted):
@@ -329,6 +329,22 @@ class Kick(Counted):
 
     def __str__(self) -> str:
         return f"{self.kind} {self.value}"
+
+
+class Renewal(Counted):
+    """Moves open sockets from an old token to a fresh one of the same user, in whichever process they are."""
+
+    counter = "kicks"
+
+    fingerprint = models.CharField(max_length=64, help_text="Of the old token.")
+    identity = models.JSONField(help_text="What the fresh token says.")
+    created_at = models.DateTimeField(default=timezone.now, db_index=True)
+
+    class Meta:
+        ordering = ("id",)
+
+    def __str__(self) -> str:
+        return f"renewal of {self.fingerprint[:12]}"
 
 
 class Ticket(models.Model):

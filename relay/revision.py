@@ -22,7 +22,7 @@ class Revision(models.Model):
     id = models.PositiveSmallIntegerField(primary_key=True, default=1, editable=False)
     config = models.BigIntegerField(default=0, help_text="Changes of backends, routes and origins.")
     revocations = models.BigIntegerField(default=0, help_text="Changes of the revocations.")
-    kicks = models.BigIntegerField(default=0, help_text="Changes of the kicks.")
+    kicks = models.BigIntegerField(default=0, help_text="Orders to open sockets: kicks and renewals.")
 
     class Meta:
         constraints = (models.CheckConstraint(condition=models.Q(pk=1), name="revision_is_one_row"),)

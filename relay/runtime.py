@@ -20,6 +20,7 @@ from relay.backends.connector import Connector
 from relay.forwarding import Forwarding
 from relay.http.client import Client
 from relay.identity.middleware import Examiner
+from relay.identity.model import Identity
 from relay.identity.places import Places
 from relay.identity.revocation import Revocations, revokes
 from relay.identity.tickets import Tickets
@@ -29,9 +30,9 @@ from relay.live.metrics import Metrics
 from relay.live.registry import CONFIG_CHANGED, DRAIN, KICKED, REVOKED, LiveSocket, Registry
 from relay.rate import ClientRates
 from relay.routing import loader
-from relay.routing.endings import ended_by
+from relay.routing.endings import admits, ended_by
 from relay.routing.snapshot import Snapshot
-from relay.routing.watch import ConfigurationUnavailable, KickEntry, RevocationEntry, Watcher
+from relay.routing.watch import ConfigurationUnavailable, KickEntry, RenewalEntry, RevocationEntry, Watcher
 
 log = logging.getLogger("relay")
 
@@ -104,7 +105,8 @@ class Runtime:
             settings = self.settings
             bootstrap = database_sync_to_async(loader.bootstrap, thread_sensitive=False)
             await bootstrap(settings.main_service_url, settings.allowed_origins)
-            watcher = Watcher(asyncio.get_running_loop(), self.on_snapshot, self.on_revocations, self.on_kicks)
+            loop = asyncio.get_running_loop()
+            watcher = Watcher(loop, self.on_snapshot, self.on_revocations, self.on_kicks, self.on_renewals)
             await asyncio.to_thread(watcher.load_first)
             self.watcher = watcher
             # The callbacks of the first look have been queued before the thread gave us its result.
@@ -122,6 +124,8 @@ class Runtime:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self.verifier.jwks is not None:
+            await self.verifier.jwks.close()
         await self.client.close()
         await self.connector.close()
 
@@ -160,6 +164,15 @@ class Runtime:
         """End the sockets that an administrator picked."""
         for entry in entries:
             self.registry.end_where(lambda socket, e=entry: _kicked(e, socket), KICKED)  # type: ignore[misc]
+
+    def on_renewals(self, entries: list[RenewalEntry]) -> None:
+        """Move sockets to the fresh tokens that another process was shown."""
+        for entry in entries:
+            self.renew(entry.fingerprint, Identity(**{**entry.identity, "roles": tuple(entry.identity["roles"])}))
+
+    def renew(self, fingerprint: str, identity: Identity) -> int:
+        """Let a user's sockets of an old token live by a fresh one, where it may do what they do; return how many."""
+        return self.registry.reauthenticate(fingerprint, identity, lambda socket: admits(socket.route, identity))
 
     # Metrics
 

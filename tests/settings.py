@@ -1,6 +1,7 @@
 """The project's settings with an environment made for tests: nothing of the machine's own leaks in."""
 
 import os
+import tempfile
 
 for _name in list(os.environ):
     if _name.startswith(
@@ -16,3 +17,7 @@ os.environ |= {
 }
 
 from gatewaysite.settings import *  # noqa: E402, F403
+from gatewaysite.settings import DATABASES  # noqa: E402
+
+# In memory, threads of one process would lock each other out of a table; in a file they wait for each other.
+DATABASES["default"]["TEST"] = {"NAME": f"{tempfile.gettempdir()}/relay-tests-{os.getpid()}.sqlite3"}

@@ -113,17 +113,24 @@ class Registry:
         """Return the sockets that live by the token with this fingerprint."""
         return tuple(self._by_fingerprint.get(fingerprint, {}).values())
 
-    def reauthenticate(self, fingerprint: str, identity: Identity) -> int:
+    def reauthenticate(
+        self, fingerprint: str, identity: Identity, may: Callable[[LiveSocket], bool] = lambda socket: True
+    ) -> int:
         """Move the user's sockets from an old token to a fresh one of the same user.
 
         Args:
             fingerprint: Of the old token.
             identity: What the fresh token says. Sockets of another user stay as they are.
+            may: Whether the fresh token may do what a socket does; one that it may not ends with its old token.
 
         Returns:
             How many sockets moved.
         """
-        moving = [s for s in self.by_fingerprint(fingerprint) if s.identity and s.identity.user_id == identity.user_id]
+        moving = [
+            s
+            for s in self.by_fingerprint(fingerprint)
+            if s.identity and s.identity.user_id == identity.user_id and may(s)
+        ]
         for socket in moving:
             self._unfile(socket)
             socket.identity = identity

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
+from channels.db import database_sync_to_async
 from django.http import HttpResponse, JsonResponse
 
 from relay.http.request import RelayRequest
 from relay.identity.errors import TokenError
 from relay.identity.model import Identification, Identity, fingerprint
 from relay.identity.tokens import choose
+from relay.models import Renewal
 from relay.pages.posts import BadBody, Refused, for_token_holders
 from relay.refusals import Refusal
 
@@ -33,8 +35,15 @@ async def session(request: RelayRequest, identity: Identity, body: dict[str, Any
 
 
 async def renew_sockets(runtime: Runtime, fingerprint: str, identity: Identity) -> int:
-    """Move the user's sockets from the token with this fingerprint to another; return how many there were."""
-    return runtime.registry.reauthenticate(fingerprint, identity)
+    """Move the user's sockets from the token with this fingerprint to another; return how many there were here.
+
+    Other processes read the same from the database, within a second.
+    """
+    moved = runtime.renew(fingerprint, identity)
+    if runtime.watcher is not None:
+        row = Renewal(fingerprint=fingerprint, identity=asdict(identity))
+        await database_sync_to_async(row.save, thread_sensitive=False)()
+    return moved
 
 
 def _previous(request: RelayRequest, identity: Identity, body: dict[str, Any]) -> Identity:

@@ -47,7 +47,7 @@ def ended_by(snapshot: Snapshot) -> Callable[[LiveSocket], bool]:
             not allowed[origin]
             or route is None
             or (route.backend, route.upstream_path) != (socket.route.backend, socket.route.upstream_path)
-            or not _admits(route, socket.identity)
+            or not admits(route, socket.identity)
             or backend is None
             or not backend.enabled
             or _place(socket.url) not in map(_place, backend.urls)
@@ -61,7 +61,7 @@ def _place(url: Url) -> tuple[str, str, int, str]:
     return (url.scheme, url.host, url.port, url.prefix)
 
 
-def _admits(route: Route, identity: Identity | None) -> bool:
+def admits(route: Route, identity: Identity | None) -> bool:
     """Whether who got in once would get in again; a public route asks nobody."""
     if route.access == "public":
         return True

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from urllib.parse import unquote, unquote_to_bytes
 
 LONGEST = 8192
-"""Bytes of a path that has to be read in several ways; nginx takes no longer one at all."""
+"""Bytes of a path that has to be read in several ways; by default nginx takes no longer one at all."""
 
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 _OVERLONG = re.compile(rb"[\xc0\xc1][\x80-\xbf]|\xe0[\x80-\x9f]|\xf0[\x80-\x8f]|\xf8[\x80-\x87]|\xfc[\x80-\x83]")

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from django import db
 from django.db import connection
@@ -83,6 +83,14 @@ class KickEntry:
     value: str
 
 
+@dataclass(frozen=True, slots=True)
+class RenewalEntry:
+    """Sockets of the token with this fingerprint belong to a fresh token from now on; `identity` is what it says."""
+
+    fingerprint: str
+    identity: dict[str, Any]
+
+
 class ConfigurationUnavailable(Exception):
     """There is no first configuration; the text says why, without credentials."""
 
@@ -100,6 +108,7 @@ class Watcher:
         on_snapshot: Callable[[Snapshot], object],
         on_revocations: Callable[[list[RevocationEntry]], object],
         on_kicks: Callable[[list[KickEntry]], object],
+        on_renewals: Callable[[list[RenewalEntry]], object] = lambda entries: None,
         interval: float = INTERVAL,
     ) -> None:
         """
@@ -107,11 +116,13 @@ class Watcher:
             on_snapshot: Gets the first configuration, and every later one that differs in more than its revision.
             on_revocations: Gets all that are in force at the start, then the new ones.
             on_kicks: Gets those that are ordered after the start.
+            on_renewals: Likewise.
             interval: Seconds between two looks at the database.
         """
         self.error = ""
         self._loop, self._interval = loop, interval
-        self._on_snapshot, self._on_revocations, self._on_kicks = on_snapshot, on_revocations, on_kicks
+        self._on_snapshot, self._on_revocations = on_snapshot, on_revocations
+        self._on_kicks, self._on_renewals = on_kicks, on_renewals
         self._thread = threading.Thread(target=self._run, name="relay-config", daemon=True)
         self._wake, self._stopping, self._looked = threading.Event(), threading.Event(), threading.Event()
         self._fresh_at = time.monotonic()
@@ -119,7 +130,7 @@ class Watcher:
         self._cause = ""
         self._snapshot: Snapshot | None = None
         self._seen = models.Revision(config=-1, revocations=-1, kicks=-1)
-        self._last_revocation = self._last_kick = 0
+        self._last_revocation = self._last_kick = self._last_renewal = 0
         self._file: tuple[int, int] | None = None
 
     def start(self) -> None:
@@ -171,7 +182,7 @@ class Watcher:
             now = models.Revision.current()
             # Who is no longer let in comes first: a row that can't be used must not hold it up.
             self._follow_revocations(now.revocations)
-            self._follow_kicks(now.kicks)
+            self._follow_orders(now.kicks)
             self._follow_configuration(now.config)
         except InvalidConfiguration as exc:
             self._stale(INVALID, f"{INVALID}: {'; '.join(exc.problems)}")
@@ -207,16 +218,22 @@ class Watcher:
             self._last_revocation = rows[-1].pk
             self._hand_over(self._on_revocations, [RevocationEntry.of(row) for row in rows])
 
-    def _follow_kicks(self, count: int) -> None:
+    def _follow_orders(self, count: int) -> None:
+        """Kicks and renewals: those after the last one seen, and at the start none, as there is no socket yet."""
         if count == self._seen.kicks:
             return
         if count < self._seen.kicks or self._seen.kicks < 0:
-            self._last_kick = models.Kick.objects.aggregate(last=Max("pk"))["last"] or 0
-        rows = list(models.Kick.objects.filter(pk__gt=self._last_kick).order_by("pk"))
+            self._last_kick, self._last_renewal = _last(models.Kick), _last(models.Renewal)
+        kicks = list(models.Kick.objects.filter(pk__gt=self._last_kick).order_by("pk"))
+        renewals = list(models.Renewal.objects.filter(pk__gt=self._last_renewal).order_by("pk"))
         self._seen.kicks = count
-        if rows:
-            self._last_kick = rows[-1].pk
-            self._hand_over(self._on_kicks, [KickEntry(row.kind, row.value) for row in rows])
+        # A socket that is renewed and kicked is to end, whichever came first.
+        if renewals:
+            self._last_renewal = renewals[-1].pk
+            self._hand_over(self._on_renewals, [RenewalEntry(row.fingerprint, row.identity) for row in renewals])
+        if kicks:
+            self._last_kick = kicks[-1].pk
+            self._hand_over(self._on_kicks, [KickEntry(row.kind, row.value) for row in kicks])
 
     def _hand_over(self, callback: Callable[[_T], object], news: _T) -> None:
         try:
@@ -266,16 +283,22 @@ class Watcher:
 def prune() -> int:
     """Remove rows whose time has passed, at most `PRUNE_ROWS` of each table; give back how many."""
     now, removed = timezone.now(), 0
-    passed: tuple[tuple[type[models.Revocation | models.Ticket | models.Kick], Q], ...] = (
+    passed: tuple[tuple[type[models.Revocation | models.Ticket | models.Kick | models.Renewal], Q], ...] = (
         (models.Revocation, Q(expires_at__lt=now - GRACE)),
         (models.Ticket, Q(expires_at__lt=now - GRACE)),
         (models.Kick, Q(created_at__lt=now - KICKS_KEPT)),
+        (models.Renewal, Q(created_at__lt=now - KICKS_KEPT)),
     )
     for model, condition in passed:
         rows = list(model._default_manager.filter(condition).values_list("pk", flat=True)[:PRUNE_ROWS])
         if rows:
             removed += model._default_manager.filter(pk__in=rows).delete()[0]
     return removed
+
+
+def _last(model: type[models.Kick | models.Renewal]) -> int:
+    last: int | None = model._default_manager.aggregate(last=Max("pk"))["last"]
+    return last or 0
 
 
 def _disconnect() -> None:

@@ -20,5 +20,6 @@ class Command(BaseCommand):
             routes = [(route, route.backend.name) for route in Route.objects.select_related("backend")]
             text = toml.render(Backend.objects.all(), routes, Origin.objects.all())
         except db.Error as exc:
-            raise CommandError(f"the database: {exc}; if it is new, run: python manage.py migrate") from exc
+            cause = " ".join(str(exc).split())  # PostgreSQL's come in several lines
+            raise CommandError(f"the database: {cause}; if it is new, run: python manage.py migrate") from exc
         self.stdout.write(text, ending="")

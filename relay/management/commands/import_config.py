@@ -34,7 +34,8 @@ class Command(BaseCommand):
                 f"{file}: {count} problem{'s' if count > 1 else ''}, nothing was changed\n{exc}"
             ) from None
         except db.Error as exc:
-            raise CommandError(f"the database: {exc}; if it is new, run: python manage.py migrate") from exc
+            cause = " ".join(str(exc).split())  # PostgreSQL's come in several lines
+            raise CommandError(f"the database: {cause}; if it is new, run: python manage.py migrate") from exc
         for change in found:
             self.stdout.write(str(change))
         self.stdout.write(_summary(found, dry_run))
