@@ -1,0 +1,89 @@
+"""Daphne's command line for our server: its options stay, but for those that would break a promise."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from socket import socket
+from typing import Any, NoReturn
+
+from relay.server.server import Hooks, Server  # first: it chooses the reactor
+
+import daphne.cli  # isort: skip
+
+from relay.server.endpoints import descriptions
+
+_REFUSED = {
+    "proxy_headers": "--proxy-headers believes every peer; set TRUSTED_PROXIES instead",
+    "proxy_headers_host": "--proxy-headers-host believes every peer; set TRUSTED_PROXIES instead",
+    "proxy_headers_port": "--proxy-headers-port believes every peer; set TRUSTED_PROXIES instead",
+    "access_log": "--access-log would write the tokens of queries; the application logs each request itself",
+}
+
+
+class UsageError(Exception):
+    """The command line can't be used; its message says why."""
+
+
+class CommandLineInterface(daphne.cli.CommandLineInterface):
+    """Without options a WebSocket may live, and a message may be as large, as the application lets it."""
+
+    description = "HTTP and WebSocket server for ASGI applications"
+    server_class = Server
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parser.set_defaults(
+            websocket_timeout=-1,
+            websocket_connect_timeout=-1,
+            websocket_max_message_size=0,
+            websocket_max_frame_size=0,
+            server_name="",
+        )
+        self.parser.error = self._fail
+
+    def _fail(self, message: str) -> NoReturn:
+        raise UsageError(message)
+
+    def run(
+        self,
+        args: Sequence[str],
+        sockets: Sequence[socket] = (),
+        hooks: Hooks | None = None,
+        drain_seconds: float = 20,
+    ) -> None:
+        """Serve until a signal ends it.
+
+        Args:
+            sockets: That listen already, one for each endpoint of the arguments.
+
+        Raises:
+            UsageError, EndpointError, StartupFailed: It can't begin.
+        """
+        options = self.parser.parse_args(args)
+        for name, reason in _REFUSED.items():
+            if getattr(options, name):
+                raise UsageError(reason)
+        sys.path.insert(0, ".")
+        application: Any = self.load_asgi_app(options.application)
+        self.server = self.server_class(
+            application=application,
+            endpoints=descriptions(
+                options.host, options.port, options.unix_socket, options.file_descriptor, options.socket_strings
+            ),
+            sockets=sockets,
+            hooks=hooks,
+            drain_seconds=drain_seconds,
+            http_timeout=options.http_timeout,
+            ping_interval=options.ping_interval,
+            ping_timeout=options.ping_timeout,
+            websocket_timeout=options.websocket_timeout,
+            websocket_connect_timeout=options.websocket_connect_timeout,
+            websocket_max_message_size=options.websocket_max_message_size,
+            websocket_max_frame_size=options.websocket_max_frame_size,
+            application_close_timeout=options.application_close_timeout,
+            root_path=options.root_path,
+            verbosity=options.verbosity,
+            server_name=options.server_name,
+        )
+        self.server.run()

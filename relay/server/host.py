@@ -1,0 +1,159 @@
+"""What the connections of one process share: the application, the limits, the drain.
+
+Plain asyncio, on whatever loop runs it: `relay.server.server.Server` puts it on Daphne's reactor, and
+``loop.create_server(host.protocol, …)`` is all that a test needs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from relay.live import log
+from relay.server.http_protocol import HTTPProtocol
+from relay.server.limits import Limits
+from relay.server.response import refusal_response
+from relay.typing import ASGIApp, Scope
+
+if TYPE_CHECKING:
+    from relay.server.connection import Connection
+    from relay.server.exchange import Exchange
+    from relay.server.head import Head, Refused
+    from relay.server.ws_protocol import WebSocketProtocol
+
+logger = logging.getLogger("relay.server")
+
+
+def nothing_while_draining(scope: Scope) -> bool:
+    """No request is served while the server drains."""
+    return False
+
+
+class Host:
+    """Serves one application on one event loop.
+
+    Args:
+        root_path: ASGI's; no client can set it.
+        server_name: For a ``server`` field in responses that have none; empty: none is added.
+        serves_while_draining: Tells by its scope whether a request, such as a health check, is still served then.
+        on_refusal: Told the code of each request that never reaches the application, for metrics.
+
+    Attributes:
+        connections: Every client, busy or idle.
+        applications: Every run of the application that has not ended.
+        draining: No new work is taken.
+    """
+
+    def __init__(
+        self,
+        application: ASGIApp,
+        limits: Limits | None = None,
+        *,
+        root_path: str = "",
+        server_name: str = "",
+        serves_while_draining: Callable[[Scope], bool] = nothing_while_draining,
+        on_refusal: Callable[[str], None] = lambda code: None,
+    ) -> None:
+        self.application = application
+        self.limits = limits or Limits()
+        self.root_path = root_path
+        self.server_line = f"server: {server_name}\r\n".encode("latin-1") if server_name else b""
+        self.serves_while_draining = serves_while_draining
+        self.loop = asyncio.get_running_loop()
+        self.connections: set[Connection] = set()
+        self.applications: set[Exchange | WebSocketProtocol] = set()
+        self.draining = False
+        self._on_refusal = on_refusal
+        self._quiet: asyncio.Event | None = None
+        self._sweeper = self.loop.create_task(self._sweep(), name="connection timeouts")
+
+    def protocol(self) -> HTTPProtocol:
+        """A client has connected."""
+        return HTTPProtocol(self)
+
+    # For the connections:
+
+    def create_application(self, run: Exchange | WebSocketProtocol) -> None:
+        """Start the application for a request or a handshake; what it runs in files itself with `applications`."""
+        run.task = self.loop.create_task(run.run(), name="application")
+
+    def application_ended(self, run: Exchange | WebSocketProtocol) -> None:
+        self.applications.discard(run)
+        self._look_around()
+
+    def forget(self, connection: Connection) -> None:
+        """It is closed, and nothing of it is left to do."""
+        self.connections.discard(connection)
+        self._look_around()
+
+    def refuse(self, connection: Connection, refused: Refused, head: Head | None) -> bytes:
+        """The answer to what the application never sees, logged and counted."""
+        refusal, request_id = refused.refusal, secrets.token_hex(16)
+        client = connection.client[0] if connection.client else ""
+        path = head.raw_path.decode("ascii") if head else ""
+        if head is not None and head.websocket:
+            log.ws_refused(
+                request_id=request_id,
+                client=client,
+                path=path,
+                status=refused.status,
+                code=refusal.code,
+                detail=refusal.detail,
+                duration=0,
+            )
+        else:
+            log.http_refused(
+                request_id=request_id,
+                client=client,
+                method=head.method if head else "",
+                path=path,
+                status=refused.status,
+                code=refusal.code,
+                detail=refusal.detail,
+                duration=0,
+            )
+        self._on_refusal(refusal.code)
+        return refusal_response(refused, request_id, with_body=head is None or head.method != "HEAD")
+
+    async def _sweep(self) -> None:
+        """Hold every connection to its limits: one timer for all of them."""
+        while True:
+            await asyncio.sleep(self.limits.sweep)
+            now = self.loop.time()
+            for connection in tuple(self.connections):
+                try:
+                    connection.check_timeouts(now)
+                except Exception:
+                    logger.exception("A connection could not be checked")
+                    connection.transport.abort()
+
+    # The end:
+
+    async def drain(self, seconds: float) -> None:
+        """Take no new work, and return once nothing is left to do, or after so many seconds."""
+        self.draining = True
+        self._quiet = asyncio.Event()
+        for connection in tuple(self.connections):
+            connection.drain()
+        self._look_around()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._quiet.wait()
+
+    def _look_around(self) -> None:
+        if self._quiet is not None and not self.applications and not any(c.busy() for c in self.connections):
+            self._quiet.set()
+
+    async def close(self, seconds: float = 1) -> None:
+        """Cut every connection and cancel what still runs; applications have so many seconds to clean up."""
+        self._sweeper.cancel()
+        runs = [run.task for run in self.applications if run.task is not None]
+        for connection in tuple(self.connections):
+            connection.transport.abort()
+        for task in runs:
+            task.cancel()
+        await asyncio.wait([self._sweeper, *runs], timeout=seconds)

@@ -1,0 +1,285 @@
+"""A client's connection that speaks HTTP/1.1 or 1.0: one request after the other, each with its own `Exchange`."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, cast
+from urllib.parse import unquote
+
+from relay.server import body, handshake
+from relay.server.connection import Connection, address
+from relay.server.exchange import Exchange
+from relay.server.head import Head, HeadReader, Refused
+from relay.server.ws_protocol import WebSocketProtocol
+from relay.typing import Scope
+
+if TYPE_CHECKING:
+    from relay.server.host import Host
+
+
+class HTTPProtocol(Connection):
+    """Reads one request at a time. What a client sends ahead (pipelining) waits, and then it has to.
+
+    It is in one of these states: reading a head (`_exchange` is None), in an exchange, lingering.
+    """
+
+    __slots__ = ("_ahead", "_body", "_eof", "_exchange", "_lingering", "_reader", "_started")
+
+    def __init__(self, host: Host) -> None:
+        super().__init__(host)
+        self._reader: HeadReader | None = None  # of a head that comes in pieces
+        self._exchange: Exchange | None = None
+        self._body: body.BodyReader | None = None  # of a request whose body has not ended
+        self._ahead = b""  # sent before the response to the request in front was complete
+        self._eof = self._lingering = False
+        self._started = 0.0
+
+    # From the transport:
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport = cast(asyncio.Transport, transport)
+        self.client = address(transport.get_extra_info("peername"))
+        self.server = address(transport.get_extra_info("sockname"))
+        self.secure = transport.get_extra_info("sslcontext") is not None
+        self.deadline = self.loop.time() + self.host.limits.idle_time
+        self.host.connections.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        if self._lingering:
+            self._discard(data)
+        elif self._exchange is None:
+            self._read_head(data)
+        elif self._body is not None:
+            self._read_body(self._exchange, self._body, data)
+        else:
+            self._ahead += data
+            self.pause_reading()
+
+    def eof_received(self) -> bool:
+        """The client has left, or only closed its sending side: an answer that is there soon still reaches it."""
+        if self._exchange is None or self._body is not None or self.secure or self._lingering:
+            return False
+        self._eof = True
+        self.deadline = self.loop.time() + self.host.limits.leave_time
+        return True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.deadline = 0
+        self.host.forget(self)
+        self.resume_writing()
+        if self._exchange is not None:
+            self._exchange.leave()
+            self._exchange = None
+
+    # Reading:
+
+    def _read_head(self, data: bytes) -> None:
+        reader = self._reader or HeadReader(self.host.limits)
+        try:
+            size = reader.feed(data)
+        except Refused as refused:
+            self.refuse(refused)
+            return
+        if reader.head is None:
+            if self._eof:
+                self.transport.close()
+            if self._reader is None:
+                self._reader = reader
+                self.deadline = self.loop.time() + self.host.limits.head_time
+            return
+        self._reader = None
+        self.deadline = 0
+        rest = data[size:] if size < len(data) else b""
+        if reader.head.websocket:
+            self._upgrade(reader.head, rest)
+            return
+        self._start(reader.head)
+        if rest:
+            self.data_received(rest)
+
+    def _start(self, head: Head) -> None:
+        host = self.host
+        self._body = body.reader(head.length, host.limits)
+        scope = self._scope(head)
+        if host.draining and not host.serves_while_draining(scope):
+            self.refuse(Refused("the server is stopping", code="draining"), head)
+            return
+        if host.limits.request_time:
+            self._started = self.loop.time()
+        if self._eof:
+            self.deadline = self.loop.time() + host.limits.leave_time
+        self._exchange = Exchange(self, head, scope)
+        host.create_application(self._exchange)
+
+    def _scope(self, head: Head) -> Scope:
+        path = head.raw_path.decode("ascii")
+        return {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.5"},
+            "http_version": "1.1" if head.minor else "1.0",
+            "method": head.method,
+            "scheme": "https" if self.secure else "http",
+            "path": unquote(path) if "%" in path else path,
+            "raw_path": head.raw_path,
+            "query_string": head.query,
+            "root_path": self.host.root_path,
+            "headers": head.headers,
+            "client": self.client,
+            "server": self.server,
+            "extensions": {"relay.cancel": {}},
+        }
+
+    def _upgrade(self, head: Head, rest: bytes) -> None:
+        try:
+            key = handshake.check(head)
+            if self.host.draining:
+                raise Refused("the server is stopping", code="draining")
+        except Refused as refused:
+            self.refuse(refused, head)
+            return
+        self.host.connections.discard(self)
+        WebSocketProtocol(self, head, key, rest)
+
+    def _read_body(self, exchange: Exchange, reader: body.BodyReader, data: bytes) -> None:
+        try:
+            piece = reader.feed(data)
+        except Refused as refused:
+            self._give_up(exchange, refused)
+            return
+        if reader.done:
+            self._body = None
+            self.deadline = 0
+            if reader.rest:
+                self._ahead = reader.rest
+                self.pause_reading()
+        exchange.feed(piece, reader.done)
+        if not reader.done:
+            if exchange.waiting:
+                self.body_wanted()
+            elif exchange.buffered >= self.host.limits.buffer:
+                self.deadline = 0
+                self.pause_reading()
+
+    def _give_up(self, exchange: Exchange, refused: Refused) -> None:
+        """The request in progress goes no further; the application learns that its client has gone."""
+        if exchange.response.started and not exchange.response.waiting:
+            self.fail(exchange)
+        else:
+            self.refuse(refused, exchange.head)
+        exchange.leave()
+
+    def _discard(self, data: bytes) -> None:
+        """Of a request that has been answered: its end is ours too."""
+        if self._body is None:
+            return
+        try:
+            self._body.feed(data)
+        except Refused:
+            self._body = None
+        else:
+            if self._body.done:
+                self.transport.close()
+
+    # From the exchange:
+
+    def body_wanted(self) -> None:
+        """The application waits for the body: the client has to send some of it in time."""
+        if self._body is not None:
+            self.deadline = self.loop.time() + self.host.limits.body_time
+
+    def body_taken(self) -> None:
+        """The application has read what there was."""
+        if self._body is not None:
+            self.deadline = 0
+            self.resume_reading()
+
+    def answered(self, exchange: Exchange) -> None:
+        """The response is complete."""
+        if self._body is not None:
+            self._finish()
+        elif exchange.response.close or self.host.draining:
+            self._exchange = None
+            self._lingering = True
+            self.transport.close()
+        else:
+            self._next()
+
+    def fail(self, exchange: Exchange) -> None:
+        """The application can't give a whole response: say so, or, where one has begun, break it off visibly."""
+        if exchange.gone:
+            return
+        response = exchange.response
+        if response.started and not response.waiting:
+            self._exchange = None
+            self._lingering = True
+            self.reset() if response.until_close else self.transport.close()
+        else:
+            self.refuse(Refused("the application gave no response", code="internal_error"), exchange.head)
+        exchange.drop()
+
+    # The end of a request:
+
+    def refuse(self, refused: Refused, head: Head | None = None) -> None:
+        """Answer in the application's place, and close.
+
+        Args:
+            head: Of the request, where there is one.
+        """
+        self.transport.write(self.host.refuse(self, refused, head))
+        self._exchange = None
+        if head is None or head.websocket or self._body is not None:
+            self._finish()
+        else:
+            self._lingering = True
+            self.transport.close()
+
+    def _finish(self) -> None:
+        """Close once the client has sent what it was about to send."""
+        self._exchange = None
+        self._lingering = True
+        self.linger(self.host.limits.linger_time)
+
+    def _next(self) -> None:
+        """Wait for the next request, or take the one that is already there."""
+        self._exchange = None
+        self.deadline = self.loop.time() + self.host.limits.idle_time
+        if not self._eof:
+            self.resume_reading()
+        if self._ahead:
+            data, self._ahead = self._ahead, b""
+            self._read_head(data)
+        elif self._eof:
+            self.transport.close()
+
+    # Time:
+
+    def check_timeouts(self, now: float) -> None:
+        super().check_timeouts(now)
+        limit, exchange = self.host.limits.request_time, self._exchange
+        if limit and exchange is not None and not exchange.response.started and now - self._started > limit:
+            self._give_up(exchange, Refused(f"no response within {limit:g} s", code="backend_timeout"))
+
+    def _timed_out(self) -> None:
+        self.deadline = 0
+        limits = self.host.limits
+        if self._exchange is not None and self._eof:
+            self._left()
+        elif self._exchange is not None:
+            self._give_up(self._exchange, Refused(f"no byte of the body for {limits.body_time:g} s", status=408))
+        elif self._reader is not None and not self._reader.empty and not self._lingering:
+            self.refuse(Refused(f"the head was not complete within {limits.head_time:g} s", status=408))
+        else:
+            self.transport.close()
+
+    def _left(self) -> None:
+        self.transport.abort()
+        if self._exchange is not None:
+            self._exchange.leave()
+            self._exchange = None
+
+    def busy(self) -> bool:
+        return self._exchange is not None or self._lingering or super().busy()
+
+    def drain(self) -> None:
+        if self._exchange is None and self._reader is None and not self._lingering:
+            self.transport.close()

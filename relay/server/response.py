@@ -1,0 +1,150 @@
+"""One response, from ASGI messages to bytes: where it ends, and that it ends there (RFC 9112 §6). No I/O.
+
+The application's fields go out as they are, in its order and spelling. The server adds what frames the message on this
+connection: ``transfer-encoding`` and ``connection``; where the application sends those, the server's own count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from http import HTTPStatus
+from typing import Any
+
+from relay.server.head import Refused
+from relay.typing import RawHeaders
+
+_PHRASES = {status.value: status.phrase for status in HTTPStatus}
+STATUS_LINES = {n: f"HTTP/1.1 {n} {_PHRASES.get(n, '')}\r\n".encode() for n in range(100, 600)}
+CONTINUE = STATUS_LINES[100] + b"\r\n"
+
+_FRAMING = frozenset({b"content-length", b"transfer-encoding", b"connection", b"keep-alive", b"server"})
+_CHUNKED, _UNTIL_CLOSE, _NO_BODY = -1, -2, -3
+
+
+class ApplicationError(Exception):
+    """The application sent what can't be a response; its message says what."""
+
+
+def field_lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Fields as lines.
+
+    Raises:
+        ApplicationError: A name or value could end its line, and so begin another field or response.
+    """
+    lines = [part for name, value in headers for part in (name, b": ", value, b"\r\n")]
+    try:
+        text = b"".join(lines)
+    except TypeError:
+        raise ApplicationError("names and values of headers have to be bytes") from None
+    count = len(lines) // 4
+    if text.count(b"\n") != count or text.count(b"\r") != count or b"\0" in text:
+        raise ApplicationError("a header holds a line end or NUL")
+    return text
+
+
+class Response:
+    """What is sent for one request.
+
+    Attributes:
+        started: The application has given status and fields.
+        complete: It has given the last of the body.
+        close: The connection can't be used after it.
+    """
+
+    __slots__ = ("_bodiless", "_head", "_left", "_minor", "_server", "close", "complete", "started")
+
+    def __init__(self, method: str, minor: int, keep_alive: bool, server: bytes = b"") -> None:
+        self.started = self.complete = False
+        self.close = not keep_alive
+        self._bodiless = method == "HEAD"
+        self._minor = minor
+        self._server = server
+        self._head: bytes | None = None
+        self._left = 0  # bytes of Content-Length, or one of the constants above
+
+    @property
+    def waiting(self) -> bool:
+        """The head has not gone out yet."""
+        return self._head is not None
+
+    @property
+    def until_close(self) -> bool:
+        """Nothing but the end of the connection ends the body: a clean one would look complete."""
+        return self._left == _UNTIL_CLOSE
+
+    def start(self, message: dict[str, Any]) -> None:
+        """Take ``http.response.start``. Raises ApplicationError."""
+        if self.started:
+            raise ApplicationError("http.response.start was sent twice")
+        status = message["status"]
+        headers: RawHeaders = []
+        length: bytes | None = None
+        server = self._server
+        for field in message.get("headers", ()):
+            name = field[0].lower()
+            if name in _FRAMING:
+                if name == b"content-length":
+                    length = field[1]
+                    if status == 204:  # RFC 9110 §8.6
+                        continue
+                elif name == b"connection":
+                    self.close = self.close or b"close" in field[1].lower()
+                elif name == b"server":
+                    server = b""
+                if name in (b"transfer-encoding", b"connection", b"keep-alive"):
+                    continue
+            headers.append(field)
+        line = STATUS_LINES.get(status)
+        if line is None or status < 200:
+            raise ApplicationError(f"{status} is not the status of a response")
+        self._left, framing = self._frame(status, length)
+        self._head = b"".join((line, field_lines(headers), framing, server))
+        self.started = True
+
+    def _frame(self, status: int, length: bytes | None) -> tuple[int, bytes]:
+        if self._bodiless or status in (204, 304):
+            return _NO_BODY, b""
+        if length is not None:
+            if not length.isdigit():
+                raise ApplicationError("content-length is not a number")
+            return int(length), b""
+        if self._minor:
+            return _CHUNKED, b"transfer-encoding: chunked\r\n"
+        self.close = True
+        return _UNTIL_CLOSE, b""
+
+    def head(self) -> bytes:
+        """The head's bytes, once; what `close` says now is what the client is told."""
+        lines, self._head = self._head or b"", None
+        if self.close:
+            return lines + b"connection: close\r\n\r\n"
+        return lines + (b"\r\n" if self._minor else b"connection: keep-alive\r\n\r\n")
+
+    def body(self, message: dict[str, Any]) -> tuple[bytes, ...]:
+        """Take ``http.response.body``; give the pieces to write.
+
+        Raises:
+            ApplicationError: The body is longer or shorter than its Content-Length: it must not reach the client as
+                a complete one.
+        """
+        if not self.started or self.complete:
+            raise ApplicationError("http.response.body " + ("behind the last one" if self.started else "without start"))
+        body: bytes = message.get("body", b"")
+        more = message.get("more_body", False)
+        if self._left >= 0:
+            self._left -= len(body)
+            if self._left < 0 or (self._left and not more):
+                raise ApplicationError("the body is not as long as its content-length")
+        self.complete = not more
+        if self._left == _CHUNKED:
+            end = b"" if more else b"0\r\n\r\n"
+            return (b"%x\r\n" % len(body), body, b"\r\n" + end) if body else (end,)
+        return (body,) if self._left != _NO_BODY else ()
+
+
+def refusal_response(refused: Refused, request_id: str, with_body: bool = True) -> bytes:
+    """The server's own answer, after which it closes."""
+    body = refused.refusal.body(request_id)
+    fields = [*refused.refusal.headers(request_id, body), *refused.headers]
+    head = STATUS_LINES[refused.status] + field_lines(fields) + b"connection: close\r\n\r\n"
+    return head + body if with_body else head

@@ -1,0 +1,183 @@
+"""Daphne's server with asyncio's transports: the same options, the same reactor, another way for the bytes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from relay.server import loop
+
+loop.install()
+
+import daphne.server  # noqa: E402
+from twisted.internet import reactor  # noqa: E402
+from twisted.logger import STDLibLogObserver, globalLogBeginner  # noqa: E402
+
+from relay.live import log  # noqa: E402
+from relay.server.endpoints import BACKLOG, Endpoint  # noqa: E402
+from relay.server.host import Host, nothing_while_draining  # noqa: E402
+from relay.server.lifespan import Lifespan  # noqa: E402
+from relay.server.limits import Limits  # noqa: E402
+from relay.typing import Scope  # noqa: E402
+
+logger = logging.getLogger("relay.server")
+
+TLS_HANDSHAKE_TIME = 10.0
+"""Seconds."""
+SHUTDOWN_TIME = 5.0
+"""Seconds that the application has to end behind its last client; 1 after a second signal."""
+
+if daphne.server.twisted_loop is not reactor._asyncioEventloop:
+    daphne.server.twisted_loop.close()  # made for the reactor that is ours
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """What the server tells its surroundings.
+
+    Attributes:
+        on_ready: It listens, on these URLs.
+        on_drain: It takes no new work; whoever holds sockets open should end them within the seconds of the drain.
+        on_refusal: The code of a request that never reached the application.
+        serves_while_draining: Whether a request is served all the same.
+    """
+
+    on_ready: Callable[[list[str]], None] = lambda urls: None
+    on_drain: Callable[[], None] = lambda: None
+    on_refusal: Callable[[str], None] = lambda code: None
+    serves_while_draining: Callable[[Scope], bool] = nothing_while_draining
+
+
+class Server(daphne.server.Server):
+    """Takes Daphne's arguments, and these:
+
+    Args:
+        sockets: That listen already, one for each endpoint; by default the endpoints are opened.
+        drain_seconds: From the first SIGTERM or SIGINT to the end of the process, at the latest. A second one ends it.
+    """
+
+    host: Host
+    lifespan: Lifespan
+
+    def __init__(
+        self,
+        *args: Any,
+        sockets: Sequence[socket.socket] = (),
+        hooks: Hooks | None = None,
+        drain_seconds: float = 20,
+        **options: Any,
+    ) -> None:
+        super().__init__(*args, **options)
+        self.sockets = sockets
+        self.hooks = hooks or Hooks()
+        self.drain_seconds = drain_seconds
+        self._drain: asyncio.Task[None] | None = None
+        self._ending: asyncio.Task[None] | None = None
+        self._hurried = False
+
+    @property
+    def limits(self) -> Limits:
+        """Daphne's options as ours; where it takes -1 for none, so do we."""
+        return Limits(
+            request_time=max(self.http_timeout or 0, 0),
+            accept_time=max(self.websocket_connect_timeout, 0),
+            socket_time=max(self.websocket_timeout, 0),
+            message_size=self.websocket_max_message_size,
+            frame_size=self.websocket_max_frame_size,
+            ping_interval=self.ping_interval,
+            ping_timeout=self.ping_timeout,
+            application_close_time=self.application_close_timeout,
+        )
+
+    def run(self) -> None:
+        """Serve until a signal ends it.
+
+        Raises:
+            EndpointError, StartupFailed: It can't begin.
+        """
+        running = reactor._asyncioEventloop
+        asyncio.set_event_loop(running)
+        running.set_debug(self.verbosity >= 3)
+        observers = [STDLibLogObserver("twisted")] if self.verbosity > 1 else [lambda event: None]
+        globalLogBeginner.beginLoggingTo(observers, redirectStandardIO=False, discardBuffer=True)
+        start = running.create_task(self._start(), name="start")
+        if self.signal_handlers:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                running.add_signal_handler(number, self._signalled, number, start)
+        try:
+            running.run_until_complete(start)
+        except asyncio.CancelledError:
+            return  # by a signal
+        except BaseException:
+            self.abort_start = True
+            raise
+        reactor.run(installSignalHandlers=False)
+
+    async def _start(self) -> None:
+        endpoints = [Endpoint.parse(text) for text in self.endpoints]
+        sockets = list(self.sockets) or [endpoint.open() for endpoint in endpoints]
+        contexts = [endpoint.tls() for endpoint in endpoints]
+        self.host = Host(
+            self.application,
+            self.limits,
+            root_path=self.root_path,
+            server_name=self.server_name,
+            serves_while_draining=self.hooks.serves_while_draining,
+            on_refusal=self.hooks.on_refusal,
+        )
+        self.lifespan = Lifespan(self.application)
+        try:
+            await self.lifespan.startup()
+        except BaseException:
+            await self.host.close()
+            raise
+        for opened, context in zip(sockets, contexts, strict=True):
+            self.listeners.append(await self._listen(opened, context))
+        self.listening_addresses = [tuple(s.getsockname()[:2]) for s in sockets if s.family != socket.AF_UNIX]
+        self.hooks.on_ready([endpoint.url(opened) for endpoint, opened in zip(endpoints, sockets, strict=True)])
+        if self.ready_callable:
+            self.ready_callable()
+
+    async def _listen(self, opened: socket.socket, context: Any) -> asyncio.AbstractServer:
+        create: Any = self.host.loop.create_server
+        if opened.family == socket.AF_UNIX:
+            create = self.host.loop.create_unix_server
+        limit = {"ssl_handshake_timeout": TLS_HANDSHAKE_TIME} if context is not None else {}
+        listener: asyncio.AbstractServer = await create(
+            self.host.protocol, sock=opened, ssl=context, backlog=BACKLOG, **limit
+        )
+        return listener
+
+    # The end:
+
+    def _signalled(self, number: int, start: asyncio.Task[None]) -> None:
+        if not start.done():
+            start.cancel()
+        elif self._ending is None:
+            self._ending = self.host.loop.create_task(self._end(signal.Signals(number).name), name="end")
+        else:
+            self._hurried = True
+            if self._drain is not None:
+                self._drain.cancel()
+
+    async def _end(self, name: str) -> None:
+        """Drain, cut what is left, stop. Clients can connect to the last: a balancer wants to hear that it is over."""
+        host = self.host
+        sockets = sum(run.scope["type"] == "websocket" for run in host.applications)
+        requests = len(host.applications) - sockets
+        log.server_drain(sockets=sockets, requests=requests, seconds=self.drain_seconds, signal=name)
+        self._drain = host.loop.create_task(host.drain(self.drain_seconds), name="drain")
+        self.hooks.on_drain()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._drain
+        for listener in self.listeners:
+            listener.close()
+        await host.close()
+        await self.lifespan.shutdown(1 if self._hurried else SHUTDOWN_TIME)
+        reactor.stop()

@@ -1,0 +1,152 @@
+"""Several worker processes on one listening socket, and the process that keeps them alive.
+
+The supervisor serves nothing: it imports neither the application nor the reactor. A pipe joins it to each worker: the
+worker writes a byte when it listens, and stops by itself when the other end is gone, so that no worker outlives a
+supervisor that was killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable, Sequence
+
+logger = logging.getLogger("relay.server")
+
+GRACE = 5.0
+"""Seconds behind the drain until a worker that does not end is killed."""
+FIRST_DELAY, LAST_DELAY = 0.1, 10.0
+"""Seconds before a worker that died is replaced: doubled each time, from the beginning once one has lived longer."""
+
+
+def join(supervisor: int) -> None:
+    """In a worker, on its loop: say that it listens, and treat the supervisor's end as a SIGTERM.
+
+    Args:
+        supervisor: File descriptor of the worker's end of the pipe.
+    """
+    os.write(supervisor, b"!")
+    asyncio.get_running_loop().add_reader(supervisor, _orphaned, supervisor)
+
+
+def _orphaned(supervisor: int) -> None:
+    asyncio.get_running_loop().remove_reader(supervisor)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+class Supervisor:
+    """Starts the workers, replaces those that die, and ends with them.
+
+    The first worker starts alone: if it can't serve, none can, and its exit status is the supervisor's.
+
+    Args:
+        command: Of a worker; ``--supervisor-fd N`` is added.
+        sockets: That the workers inherit.
+        drain_seconds: That a worker may take to end.
+        on_ready: All workers serve.
+        on_exit: The worker with this process id is gone.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        workers: int,
+        sockets: Sequence[socket.socket],
+        drain_seconds: float,
+        *,
+        on_ready: Callable[[], None] = lambda: None,
+        on_exit: Callable[[int], None] = lambda pid: None,
+    ) -> None:
+        self._command, self._workers = list(command), workers
+        self._inherited = [opened.fileno() for opened in sockets]
+        self._drain_seconds = drain_seconds
+        self._on_ready, self._on_exit = on_ready, on_exit
+        self._processes: set[asyncio.subprocess.Process] = set()
+        self._waiting = workers  # for this many to serve
+        self._status = 0
+
+    def run(self) -> int:
+        """The exit status: 0 after a signal, that of the first worker where it couldn't serve."""
+        return asyncio.run(self._run())
+
+    async def _run(self) -> int:
+        self._stopping, self._first_serves = asyncio.Event(), asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, self._stop)
+        async with asyncio.TaskGroup() as group:
+            for index in range(self._workers):
+                group.create_task(self._keep(index), name=f"worker {index}")
+        return self._status
+
+    def _stop(self) -> None:
+        """Called at each signal, which goes on to the workers: the second one ends them at once."""
+        if not self._stopping.is_set():
+            self._stopping.set()
+            asyncio.get_running_loop().call_later(self._drain_seconds + GRACE, self._signal, signal.SIGKILL)
+        self._signal(signal.SIGTERM)
+
+    def _signal(self, number: signal.Signals) -> None:
+        for process in self._processes:
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(number)
+
+    async def _keep(self, index: int) -> None:
+        """Have a worker run until the end."""
+        if index > 0:
+            await self._either(self._first_serves, None)
+        delay = FIRST_DELAY
+        while not self._stopping.is_set():
+            started = asyncio.get_running_loop().time()
+            status = await self._live(index)
+            if self._stopping.is_set():
+                return
+            if not self._first_serves.is_set():
+                self._status = status if status > 0 else 1
+                self._stopping.set()
+                return
+            lived = asyncio.get_running_loop().time() - started
+            delay = FIRST_DELAY if lived > LAST_DELAY else min(delay * 2, LAST_DELAY)
+            logger.error("worker %d ended with status %d, a new one starts in %.1f s", index, status, delay)
+            await self._either(self._stopping, delay)
+
+    async def _live(self, index: int) -> int:
+        """One life of a worker; gives its exit status."""
+        ours, theirs = socket.socketpair()
+        with ours:
+            with theirs:
+                process = await asyncio.create_subprocess_exec(
+                    *self._command,
+                    "--supervisor-fd",
+                    str(theirs.fileno()),
+                    pass_fds=(*self._inherited, theirs.fileno()),
+                    # A terminal's Ctrl-C reaches the supervisor alone: two signals would cut the drain.
+                    start_new_session=True,
+                )
+            self._processes.add(process)
+            if self._stopping.is_set():
+                self._signal(signal.SIGTERM)
+            ours.setblocking(False)
+            if await asyncio.get_running_loop().sock_recv(ours, 1):
+                self._serves(index)
+            status = await process.wait()
+        self._processes.discard(process)
+        self._on_exit(process.pid)
+        return status
+
+    def _serves(self, index: int) -> None:
+        self._first_serves.set()
+        if self._waiting:
+            self._waiting -= 1
+            if not self._waiting:
+                self._on_ready()
+
+    async def _either(self, event: asyncio.Event, seconds: float | None) -> None:
+        """Wait for an event or the end, so many seconds at most."""
+        waits = [asyncio.ensure_future(event.wait()), asyncio.ensure_future(self._stopping.wait())]
+        await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
