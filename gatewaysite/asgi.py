@@ -1,18 +1,30 @@
 """The ASGI application: for ``manage.py serve``, ``daphne gatewaysite.asgi:application`` or any other ASGI server."""
 
+import logging
 import os
+import sys
 
 import django
+from django.core.exceptions import ImproperlyConfigured
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "gatewaysite.settings")
 django.setup()
 
 from django.conf import settings  # noqa: E402
-from relay.websocket.consumer import RelayConsumer  # noqa: E402
 
+from relay.checks import under_stock_daphne  # noqa: E402
 from relay.gateway import Gateway  # noqa: E402
 from relay.http.handler import RelayHandler  # noqa: E402
 from relay.runtime import Runtime  # noqa: E402
+from relay.websocket.consumer import RelayConsumer  # noqa: E402
 
-runtime = Runtime(settings.RELAY)
+try:
+    runtime = Runtime(settings.RELAY)
+except ValueError as exc:  # a key that can't be used
+    raise ImproperlyConfigured(str(exc)) from None
 application = Gateway(runtime, RelayHandler(runtime), RelayConsumer.as_asgi(runtime=runtime))
+
+if "daphne.server" in sys.modules and "relay.server.server" not in sys.modules:
+    application.server_is_known = True
+    _warning = under_stock_daphne()
+    logging.getLogger("relay").warning("%s: %s; %s", _warning.id, _warning.msg, _warning.hint)

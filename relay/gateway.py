@@ -55,6 +55,9 @@ class Gateway:
     Args:
         http: The lean handler of the relayed paths and of the gateway's own small pages.
         websocket: The consumer.
+
+    Attributes:
+        server_is_known: Whether it has been said what the server under us can't offer.
     """
 
     def __init__(self, runtime: Runtime, http: ASGIApp, websocket: ASGIApp) -> None:
@@ -63,7 +66,7 @@ class Gateway:
             kind: IdentityMiddleware(app, runtime.places, runtime.examiner, runtime.tickets)
             for kind, app in (("http", http), ("websocket", websocket))
         }
-        self._server_seen = False
+        self.server_is_known = False
 
     @cached_property
     def _django(self) -> ASGIHandler:
@@ -79,7 +82,7 @@ class Gateway:
         runtime = self.runtime
         if not runtime.started:
             await self._start()
-        if not self._server_seen:
+        if not self.server_is_known:
             self._see_server(scope)
         arrival = scope["relay"] = arrive(scope, runtime.settings.trusted_proxies)
         if not scope.get("raw_path"):
@@ -106,7 +109,7 @@ class Gateway:
         if not is_health(path) and not _host_allowed(arrival.host):
             return Refusal("bad_request", f"the host {arrival.host[:200] or '(none)'} is not in ALLOWED_HOSTS")
         if not self.runtime.started and not is_health(path):
-            return Refusal("internal_error", "there is no configuration yet")
+            return Refusal("no_healthy_backend", "there is no configuration yet")
         rates = self.runtime.rates
         if rates is not None and path not in UNLIMITED:
             wait = rates.take(arrival.client, arrival.started)
@@ -161,13 +164,11 @@ class Gateway:
 
     def _see_server(self, scope: Scope) -> None:
         """Say once what the server under us can't keep of the contract."""
-        self._server_seen = True
+        self.server_is_known = True
         extensions = scope.get("extensions") or {}
         if "relay.cancel" in extensions or "relay.tunnel" in extensions:
             return
-        lacks = ["permessage-deflate and a byte tunnel for WebSockets", "a drain"]
-        if scope["type"] == "websocket" and "websocket.http.response" not in extensions:
-            lacks += ["statuses of refused handshakes (all are 403)", "close reasons", "most close codes"]
+        lacks = ["permessage-deflate", "a byte tunnel for WebSockets", "a drain"]
         log.warning("this server can't offer: %s; 'python manage.py serve' does", ", ".join(lacks))
 
 
