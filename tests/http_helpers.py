@@ -9,7 +9,15 @@ import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from relay.backends.connector import Connector
 from relay.http.client import Client, Request
@@ -103,6 +111,24 @@ def response(body: bytes = b"ok", status: bytes = b"200 OK", *fields: bytes) -> 
     return b"\r\n".join(lines) + body
 
 
+def self_signed(directory: Path, name: str) -> Path:
+    """A PEM file with a key and a certificate for a name, signed by itself."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
+    path = directory / "self-signed.pem"
+    path.write_bytes(key.private_bytes(*pem) + certificate.public_bytes(Encoding.PEM))
+    return path
+
+
 Talk = Callable[[Peer], Awaitable[object]]
 
 
@@ -167,7 +193,8 @@ async def raw_backend(talk: Talk, **options: Any) -> AsyncIterator[RawBackend]:
             task.cancel()
         await asyncio.gather(*talking, return_exceptions=True)
         for peer in backend.peers:
-            peer.writer.transport.abort()
+            if not peer.writer.is_closing():
+                peer.writer.transport.abort()
         await server.wait_closed()
         if failures:
             test.uncancel()

@@ -46,8 +46,8 @@ def answered(request: RelayRequest, status: int) -> None:
         user_id=_user_id(request),
         route=path or None,
         backend=backend or None,
-        bytes_to_backend=request.sent,
-        bytes_to_client=request.received,
+        bytes_to_backend=request.bytes_to_backend,
+        bytes_to_client=request.bytes_to_client,
     )
 
 

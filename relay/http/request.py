@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from django.core.handlers.asgi import ASGIRequest
 from django.utils.functional import cached_property
 
-from relay.access import Grant
 from relay.entry import Arrival
 from relay.identity.model import Identification
 from relay.refusals import Refusal
@@ -80,9 +79,9 @@ class RelayRequest(ASGIRequest):
     """Django's request over an ASGI scope, lazily; and what becomes of it, for the log.
 
     Attributes:
-        grant, route: Set by the view when they are known.
+        route: Set by the view when it is known.
         refusal: Why it was not served, if it was not.
-        sent, received: Bytes of the bodies, to the backend and to the client.
+        bytes_to_client: Of the response's body so far.
     """
 
     scope: Scope
@@ -93,10 +92,14 @@ class RelayRequest(ASGIRequest):
         self.method = scope["method"]
         self.path = self.path_info = scope["path"]
         self.resolver_match = None
-        self.grant: Grant | None = None
         self.route: Route | None = None
         self.refusal: Refusal | None = None
-        self.sent = self.received = 0
+        self.bytes_to_client = 0
+
+    @property
+    def bytes_to_backend(self) -> int:
+        """What has been taken of the request's body for the backend."""
+        return self.incoming.received if self.route is not None and self.incoming is not None else 0
 
     @property
     def arrival(self) -> Arrival:

@@ -67,14 +67,14 @@ async def send_body(response: HttpResponseBase, request: RelayRequest, send: Sen
     elif isinstance(response, StreamingHttpResponse) and request.method != "HEAD":
         async with aclosing(cast(AsyncGenerator[bytes, None], aiter(response))) as pieces:
             async for piece in pieces:
-                request.received += len(piece)
+                request.bytes_to_client += len(piece)
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
     else:
         content = b""
         if isinstance(response, RelayedResponse | HttpResponse) and request.method != "HEAD":
             content = response.content
-        request.received = len(content)
+        request.bytes_to_client = len(content)
         await send({"type": "http.response.body", "body": content, "more_body": False})
 
 
@@ -83,5 +83,5 @@ async def _relay_body(exchange: Exchange, request: RelayRequest, send: Send) -> 
     while more:
         piece = await exchange.read()
         more = not exchange.is_complete
-        request.received += len(piece)
+        request.bytes_to_client += len(piece)
         await send({"type": "http.response.body", "body": piece, "more_body": more})
