@@ -15,9 +15,25 @@ from django.db import models
 from django.utils import timezone
 
 from relay import validation
+from relay.fleet.models import LiveConnection, LoginAttempt, Process, RefusalRecord, Sample
 from relay.revision import Counted, Revision
 
-__all__ = ["Backend", "Counted", "Kick", "Origin", "Renewal", "Revision", "Revocation", "Route", "Ticket"]
+__all__ = [
+    "Backend",
+    "Counted",
+    "Kick",
+    "LiveConnection",
+    "LoginAttempt",
+    "Origin",
+    "Process",
+    "RefusalRecord",
+    "Renewal",
+    "Revision",
+    "Revocation",
+    "Route",
+    "Sample",
+    "Ticket",
+]
 
 
 class Backend(Counted):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any
@@ -17,6 +18,8 @@ from django.core.exceptions import ImproperlyConfigured
 
 from gatewaysite.env import RelaySettings
 from relay.backends.connector import Connector
+from relay.fleet.figures import Observer, Report
+from relay.fleet.reporter import Reporter
 from relay.forwarding import Forwarding
 from relay.http.client import Client
 from relay.identity.middleware import Examiner
@@ -68,6 +71,8 @@ class Runtime:
         self.forwarding = Forwarding(settings.jwt_cookie, settings.jwt_query_param)
         self.rates = ClientRates(settings.rate_limit) if settings.rate_limit else None
         self.watcher: Watcher | None = None
+        self.reporter: Reporter | None = None
+        self._observer = Observer()
         self._follows = snapshot is None
         self._starting: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[object]] = set()
@@ -105,10 +110,18 @@ class Runtime:
             settings = self.settings
             bootstrap = database_sync_to_async(loader.bootstrap, thread_sensitive=False)
             await bootstrap(settings.main_service_url, settings.allowed_origins)
-            loop = asyncio.get_running_loop()
-            watcher = Watcher(loop, self.on_snapshot, self.on_revocations, self.on_kicks, self.on_renewals)
+            reporter = Reporter((settings.jwt_cookie, settings.jwt_query_param))
+            watcher = Watcher(
+                asyncio.get_running_loop(),
+                self.on_snapshot,
+                self.on_revocations,
+                self.on_kicks,
+                self.on_renewals,
+                lambda look: reporter.list_connections(look, tuple(self.registry)),
+            )
             await asyncio.to_thread(watcher.load_first)
-            self.watcher = watcher
+            reporter.start()
+            self.watcher, self.reporter = watcher, reporter
             # The callbacks of the first look have been queued before the thread gave us its result.
             await asyncio.sleep(0)
         else:
@@ -119,8 +132,9 @@ class Runtime:
 
     async def stop(self) -> None:
         """End what runs in the background; sockets and requests have ended before, or are cut now."""
-        if self.watcher is not None:
-            await asyncio.to_thread(self.watcher.stop)
+        for thread in (self.watcher, self.reporter):
+            if thread is not None:
+                await asyncio.to_thread(thread.stop)
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -183,8 +197,21 @@ class Runtime:
 
     async def _flush_regularly(self) -> None:
         while True:
-            await asyncio.sleep(FLUSH_INTERVAL)
             self.flush_metrics()
+            if self.reporter is not None:
+                self.reporter.feed(self._report())
+            await asyncio.sleep(FLUSH_INTERVAL)
+
+    def _report(self) -> Report:
+        totals, watcher = self.metrics.totals(), self.watcher
+        return Report(
+            figures=self._observer.look(totals, self.connector.status(), time.monotonic()),
+            draining=self.draining,
+            revision=watcher.revision if watcher else self.snapshot.revision,
+            config_age=watcher.age_seconds if watcher else 0.0,
+            config_error=watcher.error if watcher else "",
+            slot=self._observer.slot(totals, time.time()),
+        )
 
     def _spawn(self, coroutine: Coroutine[Any, Any, object]) -> None:
         task: asyncio.Task[object] = asyncio.ensure_future(coroutine)

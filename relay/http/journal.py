@@ -36,6 +36,8 @@ def answered(request: RelayRequest, status: int) -> None:
             backend=backend or None,
         )
         return
+    if backend:
+        metrics.answered(backend, seconds)
     log.http_request(
         request_id=arrival.request_id,
         client=arrival.client,

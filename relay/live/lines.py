@@ -103,22 +103,22 @@ class ConsoleFormatter(logging.Formatter):
         exception = str(fields.pop("exception", ""))
         event = str(fields.pop("event"))
         if event == "log":
-            headline = [record.levelname, f"{fields.pop('logger')}:", _printable(str(fields.pop("message")))]
+            headline = [record.levelname, f"{fields.pop('logger')}:", printable(str(fields.pop("message")))]
         else:
-            headline = [event, *(_printable(str(fields.pop(key))) for key in _HEADLINE if key in fields)]
+            headline = [event, *(printable(str(fields.pop(key))) for key in _HEADLINE if key in fields)]
         said = " ".join([*headline, *(f"{key}={_value(value)}" for key, value in fields.items())])
         colour = _COLOURS.get(record.levelname, "") if self._colours else ""
         stamp = time.strftime("%H:%M:%S", time.localtime(record.created))
         line = f"{stamp}.{int(record.created % 1 * 1000):03d} {colour}{said}{_RESET if colour else ''}"
-        return "\n".join([line, *(f"    | {_printable(part)}" for part in exception.splitlines())])
+        return "\n".join([line, *(f"    | {printable(part)}" for part in exception.splitlines())])
 
 
 def _value(value: object) -> str:
-    text = _printable(str(value))
+    text = printable(str(value))
     return text if _PLAIN.fullmatch(text) else json.dumps(text, ensure_ascii=False)
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """The text with what could move a terminal's cursor, end a line or turn the reading direction made visible."""
     return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 

@@ -25,13 +25,16 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from relay.typing import ClosedBy
 
 logger = logging.getLogger("relay")
+
+listeners: list[Callable[[str, Mapping[str, Any]], object]] = []
+"""Told of every refusal and failure of a backend, event and fields, whatever the log's level; in the event's thread."""
 
 _LONGEST_PATH = 2048  # characters
 
@@ -133,23 +136,21 @@ def http_refused(
     backend: str | None = None,
 ) -> None:
     """``http.refused``: a request got no further; `detail` says what was compared with what."""
-    level = _level_of(status)
-    if logger.isEnabledFor(level):
-        _event(
-            level,
-            "http.refused",
-            request_id=request_id,
-            client=client,
-            user_id=user_id,
-            method=method,
-            path=_without_query(path),
-            route=route,
-            backend=backend,
-            status=status,
-            code=code,
-            detail=detail,
-            duration_ms=_milliseconds(duration),
-        )
+    _trouble(
+        _level_of(status),
+        "http.refused",
+        request_id=request_id,
+        client=client,
+        user_id=user_id,
+        method=method,
+        path=_without_query(path),
+        route=route,
+        backend=backend,
+        status=status,
+        code=code,
+        detail=detail,
+        duration_ms=_milliseconds(duration),
+    )
 
 
 def ws_open(
@@ -241,23 +242,21 @@ def ws_refused(
     backend: str | None = None,
 ) -> None:
     """``ws.refused``: a handshake got no further; with `close_code` it was accepted and closed instead."""
-    level = _level_of(status)
-    if logger.isEnabledFor(level):
-        _event(
-            level,
-            "ws.refused",
-            request_id=request_id,
-            client=client,
-            user_id=user_id,
-            path=_without_query(path),
-            route=route,
-            backend=backend,
-            status=status,
-            close_code=close_code,
-            code=code,
-            detail=detail,
-            duration_ms=_milliseconds(duration),
-        )
+    _trouble(
+        _level_of(status),
+        "ws.refused",
+        request_id=request_id,
+        client=client,
+        user_id=user_id,
+        path=_without_query(path),
+        route=route,
+        backend=backend,
+        status=status,
+        close_code=close_code,
+        code=code,
+        detail=detail,
+        duration_ms=_milliseconds(duration),
+    )
 
 
 def backend_error(
@@ -273,7 +272,7 @@ def backend_error(
     duration: float | None = None,
 ) -> None:
     """``backend.error``: a backend failed a request, a handshake or a health check; `detail` is the exact cause."""
-    _event(
+    _trouble(
         logging.WARNING,
         "backend.error",
         request_id=request_id,
@@ -326,6 +325,13 @@ def server_start(*, version: str, pid: int, listening: str, workers: int = 1, de
 def server_drain(*, sockets: int, seconds: float, requests: int | None = None, signal: str | None = None) -> None:
     """``server.drain``: no new work from now on; what is going on has so many seconds to end."""
     _event(logging.INFO, "server.drain", sockets=sockets, requests=requests, seconds=seconds, signal=signal)
+
+
+def _trouble(level: int, event: str, **fields: object) -> None:
+    """An event that the admin explains as well, even where the log leaves it out."""
+    for listener in listeners:
+        listener(event, fields)
+    _event(level, event, **fields)
 
 
 def _event(level: int, event: str, **fields: object) -> None:

@@ -10,13 +10,16 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Literal, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, ProcessCollector, values
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
+
+from relay.live.latency import Latencies
 
 if TYPE_CHECKING:
     from relay.live.registry import LiveSocket
@@ -63,6 +66,31 @@ class _Series(dict[tuple[object, ...], M]):
         return series
 
 
+def _values(series: Mapping[tuple[object, ...], Counter | Gauge]) -> dict[tuple[Any, ...], int]:
+    """What this process has counted, by label values."""
+    return {labels: int(metric._value.get()) for labels, metric in series.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What one process has counted since it began, and the sockets that live in it now.
+
+    Attributes:
+        errors: Requests answered with a status from 500.
+        messages: Relayed, both ways.
+        refusals: By code.
+        sockets: By route and backend.
+        latencies: By backend, counts in the classes of `relay.live.latency`.
+    """
+
+    requests: int
+    errors: int
+    messages: int
+    refusals: Mapping[str, int]
+    sockets: Mapping[tuple[str, str], int]
+    latencies: Mapping[str, tuple[int, ...]]
+
+
 class Metrics(Collector):
     """The metrics of one process, and the page with those of all. A process that serves has one."""
 
@@ -96,6 +124,7 @@ class Metrics(Collector):
         self._backends: frozenset[str] = frozenset()
         self._ended: Traffic = (0, 0, 0, 0)
         self._counted = [0, 0, 0, 0]  # of `Traffic`, what the counters hold
+        self._latencies = Latencies()
         self._process = _SharedProcess(own) if self._shared else None
         if not self._shared:
             ProcessCollector(registry=own)
@@ -106,6 +135,10 @@ class Metrics(Collector):
         """An HTTP answer ended; route and backend are empty where it was refused before they were known."""
         self._requests[route, backend, status].inc()
         self._seconds.observe(seconds)
+
+    def answered(self, backend: str, seconds: float) -> None:
+        """A request was not refused: its backend, or we in its name, answered; see `Totals.latencies`."""
+        self._latencies.observe(backend, seconds)
 
     def refusal(self, code: str) -> None:
         """A request or handshake was refused with this code of ours."""
@@ -153,6 +186,18 @@ class Metrics(Collector):
         self._config_age.set(config_age)
         if self._process is not None:
             self._process.flush()
+
+    def totals(self) -> Totals:
+        """What the admin shows of this process; `flush` goes before it."""
+        requests = _values(self._requests)
+        return Totals(
+            requests=sum(requests.values()),
+            errors=sum(n for (_, _, status), n in requests.items() if status >= 500),
+            messages=self._counted[0] + self._counted[1],
+            refusals={code: n for (code,), n in _values(self._refusals).items()},
+            sockets={labels: n for labels, n in _values(self._connections).items() if n},
+            latencies={backend: tuple(counts) for backend, counts in self._latencies.items()},
+        )
 
     def render(self) -> bytes:
         """The page in Prometheus' text format, of all processes; `flush` goes before it."""

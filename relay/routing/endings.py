@@ -25,20 +25,35 @@ What changes for a socket that stays is in force from the next handshake on.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 from relay.identity.model import Identity
-from relay.live.registry import LiveSocket
-from relay.routing.snapshot import Route, Snapshot, Url
+from relay.routing.snapshot import Backend, Route, Snapshot, Url
 
 
-def ended_by(snapshot: Snapshot) -> Callable[[LiveSocket], bool]:
+class Placed(Protocol):
+    """What of a live socket has to fit a configuration; the configuration's are those that it was opened with."""
+
+    @property
+    def identity(self) -> Identity | None: ...
+    @property
+    def route(self) -> Route: ...
+    @property
+    def backend(self) -> Backend: ...
+    @property
+    def url(self) -> Url: ...
+    @property
+    def origin(self) -> str: ...
+
+
+def ended_by(snapshot: Snapshot) -> Callable[[Placed], bool]:
     """A predicate for `Registry.end_where`: whether a socket has no place in this configuration."""
     handshakes = [r for r in snapshot.routes if r.kind == "websocket" and r.enabled and r.serves("GET")]
     # At the same path, the one with methods counts, as in matching: it is the later one here.
     routes = {route.path: route for route in sorted(handshakes, key=lambda route: bool(route.methods))}
     allowed: dict[str, bool] = {"": True}  # many sockets share an origin
 
-    def ends(socket: LiveSocket) -> bool:
+    def ends(socket: Placed) -> bool:
         if (origin := socket.origin) not in allowed:
             allowed[origin] = snapshot.allows(origin)
         backend = snapshot.backends.get(socket.backend.name)

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -23,6 +21,7 @@ from django.db.models import Max, Q
 from django.utils import timezone
 
 from relay import models
+from relay.database import SameFile, disconnect
 from relay.live.log import config_stale
 from relay.routing.loader import InvalidConfiguration, load_snapshot
 from relay.routing.snapshot import Snapshot
@@ -109,6 +108,7 @@ class Watcher:
         on_revocations: Callable[[list[RevocationEntry]], object],
         on_kicks: Callable[[list[KickEntry]], object],
         on_renewals: Callable[[list[RenewalEntry]], object] = lambda entries: None,
+        on_watched: Callable[[int], object] = lambda count: None,
         interval: float = INTERVAL,
     ) -> None:
         """
@@ -117,21 +117,22 @@ class Watcher:
             on_revocations: Gets all that are in force at the start, then the new ones.
             on_kicks: Gets those that are ordered after the start.
             on_renewals: Likewise.
+            on_watched: Gets the count of looks at the live connections, when somebody has looked again.
             interval: Seconds between two looks at the database.
         """
         self.error = ""
         self._loop, self._interval = loop, interval
         self._on_snapshot, self._on_revocations = on_snapshot, on_revocations
-        self._on_kicks, self._on_renewals = on_kicks, on_renewals
+        self._on_kicks, self._on_renewals, self._on_watched = on_kicks, on_renewals, on_watched
         self._thread = threading.Thread(target=self._run, name="relay-config", daemon=True)
         self._wake, self._stopping, self._looked = threading.Event(), threading.Event(), threading.Event()
         self._fresh_at = time.monotonic()
         self._prune_at = time.monotonic() + PRUNE_INTERVAL
         self._cause = ""
         self._snapshot: Snapshot | None = None
-        self._seen = models.Revision(config=-1, revocations=-1, kicks=-1)
+        self._seen = models.Revision(config=-1, revocations=-1, kicks=-1, watched=-1)
         self._last_revocation = self._last_kick = self._last_renewal = 0
-        self._file: tuple[int, int] | None = None
+        self._file = SameFile()
 
     def start(self) -> None:
         """Begin to follow. Without a database, the first configuration comes as soon as there is one."""
@@ -162,6 +163,11 @@ class Watcher:
             self._thread.join(timeout)
 
     @property
+    def revision(self) -> int:
+        """The count of configuration changes that it has followed up to."""
+        return self._seen.config
+
+    @property
     def age_seconds(self) -> float:
         """Seconds since the configuration in force was last known to be the database's."""
         return time.monotonic() - self._fresh_at
@@ -174,25 +180,26 @@ class Watcher:
                 self._wake.wait(self._interval)
                 self._wake.clear()
         finally:
-            _disconnect()
+            disconnect()
 
     def _look(self) -> None:
         try:
-            self._ask_the_file_again()
+            self._file.ask()
             now = models.Revision.current()
             # Who is no longer let in comes first: a row that can't be used must not hold it up.
             self._follow_revocations(now.revocations)
             self._follow_orders(now.kicks)
+            self._follow_watched(now.watched)
             self._follow_configuration(now.config)
         except InvalidConfiguration as exc:
             self._stale(INVALID, f"{INVALID}: {'; '.join(exc.problems)}")
         except (db.Error, OSError) as exc:
-            _disconnect()
+            disconnect()
             self._stale(UNREACHABLE, f"{UNREACHABLE}: {_without_password(str(exc)) or type(exc).__name__}")
         except Exception:
             # Whatever it is, the next look may go well; a thread that ended here would follow nothing for good.
             log.exception("the database can't be followed")
-            _disconnect()
+            disconnect()
             self._stale(UNREACHABLE, UNREACHABLE)
         else:
             self._fresh()
@@ -235,6 +242,11 @@ class Watcher:
             self._last_kick = kicks[-1].pk
             self._hand_over(self._on_kicks, [KickEntry(row.kind, row.value) for row in kicks])
 
+    def _follow_watched(self, count: int) -> None:
+        if count != self._seen.watched:
+            self._seen.watched = count
+            self._hand_over(self._on_watched, count)
+
     def _hand_over(self, callback: Callable[[_T], object], news: _T) -> None:
         try:
             self._loop.call_soon_threadsafe(callback, news)
@@ -254,21 +266,6 @@ class Watcher:
         self.error, self._cause = error, cause
         if is_news:
             config_stale(age=self.age_seconds, detail=cause)
-
-    def _ask_the_file_again(self) -> None:
-        """SQLite would go on with a file that has been removed or replaced, and make an empty one where there is none.
-
-        Raises:
-            OSError: There is no such file.
-        """
-        name = str(connection.settings_dict["NAME"])
-        if connection.vendor != "sqlite" or name.startswith("file:") or name == ":memory:":
-            return
-        status = os.stat(name)
-        file = (status.st_dev, status.st_ino)
-        if self._file not in (None, file):
-            _disconnect()
-        self._file = file
 
     def _prune(self) -> None:
         if time.monotonic() < self._prune_at:
@@ -299,11 +296,6 @@ def prune() -> int:
 def _last(model: type[models.Kick | models.Renewal]) -> int:
     last: int | None = model._default_manager.aggregate(last=Max("pk"))["last"]
     return last or 0
-
-
-def _disconnect() -> None:
-    with suppress(db.Error):
-        connection.close()
 
 
 def _without_password(text: str) -> str:

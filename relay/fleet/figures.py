@@ -1,0 +1,145 @@
+"""One process in figures: rates, refusals and latencies of the last moments, out of counts that only grow. Pure."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import starmap
+from operator import sub
+from typing import TypedDict
+
+from relay.backends.connector import BackendHealth
+from relay.live.metrics import Totals
+
+MINUTE = 60.0
+RATE_WINDOW = 10.0
+"""Seconds over which a rate is taken: long enough to be calm, short enough to show what begins."""
+
+SLOT = 10
+"""Seconds of one sample."""
+
+
+class UrlFigures(TypedDict):
+    url: str
+    up: bool
+    in_use: int
+    cause: str  # why it is not up
+
+
+class BackendFigures(TypedDict):
+    urls: list[UrlFigures]
+    answers: list[tuple[int, int]]  # of the last minute: class of latency, count
+
+
+class Figures(TypedDict):
+    """`Process.figures`. Rates are per second, counts without another word of the last minute."""
+
+    sockets: list[tuple[str, str, int]]  # live ones by route and backend
+    requests: float
+    messages: float
+    errors: int
+    refusals: dict[str, int]
+    backends: dict[str, BackendFigures]
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """What happened in the ten seconds from `begin` (Unix time) on: the values of a `Sample`."""
+
+    begin: int
+    sockets: int
+    requests: int
+    errors: int
+    messages: int
+    refusals: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a process has to say of itself at one moment.
+
+    Attributes:
+        revision: Of the configuration, as far as it has followed it.
+        config_age: Seconds since it last knew its configuration to be current.
+        slot: The one that has just ended, if one has.
+    """
+
+    figures: Figures
+    draining: bool
+    revision: int
+    config_age: float
+    config_error: str
+    slot: Slot | None
+
+
+class Observer:
+    """Remembers the counts of the last minute."""
+
+    def __init__(self) -> None:
+        self._past: deque[tuple[float, Totals]] = deque()
+        self._slot_began: tuple[int, Totals] | None = None
+
+    def look(self, totals: Totals, backends: Mapping[str, BackendHealth], now: float) -> Figures:
+        """The figures of this moment.
+
+        Args:
+            now: By a clock that never jumps.
+        """
+        self._past.append((now, totals))
+        while now - self._past[0][0] > MINUTE:
+            self._past.popleft()
+        minute = self._past[0][1]
+        since, recent = next(past for past in self._past if now - past[0] <= RATE_WINDOW)
+        seconds = now - since
+        return {
+            "sockets": [(route, backend, n) for (route, backend), n in sorted(totals.sockets.items())],
+            "requests": _rate(totals.requests - recent.requests, seconds),
+            "messages": _rate(totals.messages - recent.messages, seconds),
+            "errors": totals.errors - minute.errors,
+            "refusals": _risen(totals.refusals, minute.refusals),
+            "backends": {
+                name: {
+                    "urls": [
+                        {"url": url.url, "up": url.up, "in_use": url.in_use, "cause": url.cause} for url in health.urls
+                    ],
+                    "answers": _answers(totals.latencies.get(name, ()), minute.latencies.get(name)),
+                }
+                for name, health in backends.items()
+            },
+        }
+
+    def slot(self, totals: Totals, wall: float) -> Slot | None:
+        """The ten seconds that ended since the last call, or None; counts that came late are the next one's.
+
+        Args:
+            wall: Unix time.
+        """
+        begin = int(wall) // SLOT * SLOT
+        before, self._slot_began = self._slot_began, self._slot_began or (begin, totals)
+        if before is None or begin <= before[0]:
+            return None
+        self._slot_began = (begin, totals)
+        began, then = before
+        return Slot(
+            began,
+            sum(totals.sockets.values()),
+            totals.requests - then.requests,
+            totals.errors - then.errors,
+            totals.messages - then.messages,
+            _risen(totals.refusals, then.refusals),
+        )
+
+
+def _rate(count: int, seconds: float) -> float:
+    return round(count / seconds, 2) if seconds else 0.0
+
+
+def _risen(counts: Mapping[str, int], before: Mapping[str, int]) -> dict[str, int]:
+    risen = {name: count - before.get(name, 0) for name, count in counts.items()}
+    return {name: count for name, count in sorted(risen.items()) if count}
+
+
+def _answers(counts: Iterable[int], before: Iterable[int] | None) -> list[tuple[int, int]]:
+    risen = counts if before is None else starmap(sub, zip(counts, before, strict=True))
+    return [(n, count) for n, count in enumerate(risen) if count]

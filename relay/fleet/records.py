@@ -1,0 +1,111 @@
+"""Refusals and live sockets as rows: what a stranger wrote is masked, made printable and cut before it is kept."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from relay.fleet.models import LiveConnection, RefusalRecord
+from relay.live.lines import printable
+from relay.live.masking import Masker
+from relay.live.registry import LiveSocket
+
+MOST_AT_ONCE = 50
+"""Refusals kept between two writes; of a flood, the newest are enough to see what it is."""
+
+_LONGEST = 2000  # characters of a text
+_KINDS = {"http.refused": RefusalRecord.Kind.HTTP, "ws.refused": RefusalRecord.Kind.WEBSOCKET}
+_ORIGIN = re.compile(r"origin (.+) is not on the list; ", re.DOTALL)  # as relay.access.origin_refused has it
+
+Clean = Callable[[object, int], str]
+
+
+def cleaner(masker: Masker) -> Clean:
+    """A function that makes a text fit to be stored and shown: without secrets, controls, or more than so much."""
+    return lambda text, longest: printable(masker.text(str(text if text is not None else "")))[:longest]
+
+
+class Trouble:
+    """The latest refusals and failures, until they are written; a listener of `relay.live.log`.
+
+    Args:
+        clock: Unix time.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._latest: deque[tuple[float, str, Mapping[str, Any]]] = deque(maxlen=MOST_AT_ONCE)
+
+    def note(self, event: str, fields: Mapping[str, Any]) -> None:
+        """Keep an event; called where it happens, so it does nothing else."""
+        self._latest.append((self._clock(), event, fields))
+
+    def take(self, process: str, clean: Clean) -> list[RefusalRecord]:
+        """What has come since the last call, in order.
+
+        A backend's failure and the refusal that came of it are one record: they are of one request.
+        """
+        found: dict[object, RefusalRecord] = {}
+        for at, event, fields in self._drained():
+            found[fields.get("request_id") or object()] = refusal(at, event, fields, process, clean)
+        return list(found.values())
+
+    def _drained(self) -> Iterator[tuple[float, str, Mapping[str, Any]]]:
+        while self._latest:
+            yield self._latest.popleft()
+
+
+def refusal(at: float, event: str, fields: Mapping[str, Any], process: str, clean: Clean) -> RefusalRecord:
+    """The row of one event of the log."""
+    origin = _ORIGIN.match(fields["detail"])
+    return RefusalRecord(
+        at=datetime.fromtimestamp(at, UTC),
+        process=process,
+        kind=_KINDS.get(event, RefusalRecord.Kind.BACKEND),
+        code=fields["code"],
+        status=fields.get("status"),
+        close_code=fields.get("close_code"),
+        request_id=clean(fields.get("request_id"), 128),
+        method=clean(fields.get("method"), 40),
+        path=clean(fields.get("path"), _LONGEST),
+        origin=clean(origin[1] if origin else "", _LONGEST),
+        client=clean(fields.get("client"), 64),
+        user_id=clean(fields.get("user_id"), _LONGEST),
+        route=clean(fields.get("route"), 500),
+        backend=clean(fields.get("backend"), 64),
+        detail=clean(fields["detail"], _LONGEST),
+    )
+
+
+def connection(socket: LiveSocket, process: UUID, clean: Clean) -> LiveConnection:
+    """The row of a live socket."""
+    identity = socket.identity
+    return LiveConnection(
+        id=socket.id,
+        process_id=process,
+        user_id=clean(identity.user_id, _LONGEST) if identity else "",
+        email=clean(identity.email, _LONGEST) if identity else "",
+        roles=[clean(role, _LONGEST) for role in identity.roles] if identity else [],
+        client=clean(socket.client, 64),
+        origin=clean(socket.origin, _LONGEST),
+        route=socket.route.path,
+        backend=socket.backend.name,
+        url=socket.url.text,
+        upstream_path=socket.route.upstream_path,
+        opened_at=datetime.fromtimestamp(socket.opened_at, UTC),
+        expires_at=_moment(identity.expires_at) if identity else None,
+        **{name: getattr(socket, name) for name in LiveConnection.COUNTERS},
+    )
+
+
+def _moment(unix: float) -> datetime | None:
+    """A moment that calendars know; a token may say that it lives for a million years."""
+    try:
+        return datetime.fromtimestamp(unix, UTC)
+    except (ValueError, OverflowError, OSError):
+        return None

@@ -1,0 +1,213 @@
+"""Writes what this process is doing into the database, from a thread of its own.
+
+The event loop hands over what it has anyway and goes on; nothing of it waits for the database. While that is away the
+reporter keeps the curves of an hour and the newest refusals, says nothing (the watcher does), and tries again at the
+next report.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+from django import db
+from django.db import transaction
+from django.db.models.functions import Now
+from django.utils import timezone
+
+from relay import __version__
+from relay.database import SameFile, disconnect
+from relay.fleet import records
+from relay.fleet.figures import SLOT, Report, Slot
+from relay.fleet.models import LiveConnection, Process, RefusalRecord, Sample
+from relay.live import log as events
+from relay.live.masking import Masker
+from relay.live.registry import LiveSocket
+
+log = logging.getLogger("relay.fleet")
+
+SAMPLES_KEPT = 3600
+"""Seconds that the curves reach back."""
+
+REFUSALS_KEPT = 500
+PROCESSES_KEPT = timedelta(minutes=10)
+"""So long one that is gone without a word is shown as such."""
+
+MOST_CONNECTIONS = 20_000
+"""Of one process in the list; those beyond are counted only."""
+
+CONNECTIONS_KEPT = 60.0
+"""Seconds without a look after which a list of connections is removed: it holds people's names."""
+
+PRUNE_INTERVAL = 60.0
+_BATCH = 500
+
+
+class Reporter:
+    """The thread. Everything public returns at once, but `stop`.
+
+    Args:
+        secret_names: The configured cookie and query parameter: their values are masked in what is kept.
+    """
+
+    def __init__(self, secret_names: Iterable[str] = ()) -> None:
+        self.id = uuid4()
+        self._host, self._pid, self._started_at = platform.node() or "localhost", os.getpid(), timezone.now()
+        self._clean = records.cleaner(Masker(secret_names))
+        self._trouble = records.Trouble()
+        # Handed over by the loop; of the first two only the newest counts.
+        self._report: deque[Report] = deque(maxlen=1)
+        self._look: deque[tuple[int, Sequence[LiveSocket]]] = deque(maxlen=1)
+        self._slots: deque[Slot] = deque(maxlen=SAMPLES_KEPT // SLOT)
+        # The thread's own:
+        self._refusals: deque[RefusalRecord] = deque(maxlen=records.MOST_AT_ONCE)
+        self._listed_at = 0.0
+        self._prune_at = time.monotonic() + PRUNE_INTERVAL
+        self._file = SameFile()
+        self._thread = threading.Thread(target=self._run, name="relay-fleet", daemon=True)
+        self._wake, self._stopping = threading.Event(), threading.Event()
+
+    def start(self) -> None:
+        """Begin to listen and to write."""
+        events.listeners.append(self._trouble.note)
+        self._thread.start()
+
+    def feed(self, report: Report) -> None:
+        """Write this, unless a newer one comes before it could be written."""
+        self._report.append(report)
+        if report.slot is not None:
+            self._slots.append(report.slot)
+        self._wake.set()
+
+    def list_connections(self, look: int, sockets: Sequence[LiveSocket]) -> None:
+        """Write down the live sockets of this process for that look at them (`Revision.watched`)."""
+        self._look.append((look, sockets))
+        self._wake.set()
+
+    def stop(self, timeout: float = 2) -> None:
+        """Write the rest, take this process off the record and end; a database that hangs gets `timeout` seconds."""
+        with suppress(ValueError):
+            events.listeners.remove(self._trouble.note)
+        self._stopping.set()
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout)
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping.is_set():
+                self._wake.wait()
+                self._wake.clear()
+                self._try(self._write_connections, self._write_report, self._write_refusals, self._prune)
+            self._try(self._write_refusals, self._leave)
+        finally:
+            disconnect()
+
+    def _try(self, *writes: Callable[[], None]) -> None:
+        """Write as far as it goes; what could not be written waits for the next time."""
+        try:
+            self._file.ask()
+            for write in writes:
+                write()
+        except (db.Error, OSError):
+            disconnect()
+        except Exception:
+            # A bug of ours must not end the thread.
+            log.exception("the state of this process can't be written")
+            disconnect()
+
+    # What is written
+
+    def _write_connections(self) -> None:
+        """First of all, as somebody waits for it."""
+        if not self._look:
+            return
+        look, sockets = self._look.pop()
+        listed = sockets[:MOST_CONNECTIONS]
+        with transaction.atomic():
+            self._write_process(watched=look, unlisted=len(sockets) - len(listed))
+            LiveConnection.objects.filter(process_id=self.id).delete()
+            for begin in range(0, len(listed), _BATCH):
+                batch = listed[begin : begin + _BATCH]
+                LiveConnection.objects.bulk_create(records.connection(it, self.id, self._clean) for it in batch)
+        self._listed_at = time.monotonic()
+
+    def _write_report(self) -> None:
+        if not self._report:
+            return
+        report, slots = self._report.pop(), list(self._slots)
+        with transaction.atomic():
+            self._write_process(
+                draining=report.draining,
+                revision=report.revision,
+                config_age=report.config_age,
+                config_error=report.config_error[:200],
+                figures=report.figures,
+            )
+            samples = [_sample(self.id, slot) for slot in slots]
+            Sample.objects.bulk_create(samples, batch_size=_BATCH, ignore_conflicts=True)
+        while self._slots and slots and self._slots[0].begin <= slots[-1].begin:
+            self._slots.popleft()
+
+    def _write_process(self, **values: Any) -> None:
+        """Its row may have to be made again: others remove it when it was silent for long."""
+        if not Process.objects.filter(pk=self.id).update(seen_at=Now(), **values):
+            Process.objects.create(
+                id=self.id,
+                host=self._host,
+                pid=self._pid,
+                version=__version__,
+                started_at=self._started_at,
+                seen_at=Now(),
+                **values,
+            )
+
+    def _write_refusals(self) -> None:
+        self._refusals.extend(self._trouble.take(f"{self._host}:{self._pid}", self._clean))
+        if not self._refusals:
+            return
+        try:
+            RefusalRecord.objects.bulk_create(self._refusals)
+        except db.DataError:  # one of them can't be stored: it would be in the way of all that follow
+            self._refusals.clear()
+            raise
+        self._refusals.clear()
+        for oldest in RefusalRecord.objects.order_by("-pk").values_list("pk", flat=True)[REFUSALS_KEPT:][:1]:
+            RefusalRecord.objects.filter(pk__lte=oldest).delete()
+
+    def _leave(self) -> None:
+        Process.objects.filter(pk=self.id).delete()
+
+    # What is removed
+
+    def _prune(self) -> None:
+        """Each process does it for all: none of them is sure to be there."""
+        now = time.monotonic()
+        if now < self._prune_at:
+            return
+        self._prune_at = now + PRUNE_INTERVAL
+        Sample.objects.filter(slot__lt=time.time() - SAMPLES_KEPT - SLOT).delete()
+        Process.objects.filter(seen_at__lt=Now() - PROCESSES_KEPT).delete()
+        if now - self._listed_at > CONNECTIONS_KEPT:
+            LiveConnection.objects.filter(process_id=self.id).delete()
+
+
+def _sample(process: UUID, slot: Slot) -> Sample:
+    return Sample(
+        process=process,
+        slot=slot.begin,
+        sockets=slot.sockets,
+        requests=slot.requests,
+        errors=slot.errors,
+        messages=slot.messages,
+        refusals=slot.refusals,
+    )
