@@ -12,7 +12,9 @@ help:             ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: .venv/runtime ## The gateway with a demo backend and a page to try both; PORT=8001 moves it
-	@PORT='$(PORT)' $(BIN)/python -m demo
+	@$(BIN)/python -m demo
+# No shell in between: a signal to make must reach it.
+run: export PORT := $(PORT)
 
 setup: .venv/dev  ## .venv with every dependency
 

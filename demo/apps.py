@@ -4,11 +4,13 @@ import logging
 
 from django.apps import AppConfig
 
-from demo.log import recent
+from demo.log import is_not_ours, recent
 
 
 class DemoConfig(AppConfig):
     name = "demo"
 
     def ready(self) -> None:
-        logging.getLogger("relay").addHandler(recent)
+        relay = logging.getLogger("relay")
+        relay.addFilter(is_not_ours)
+        relay.addHandler(recent)

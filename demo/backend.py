@@ -9,7 +9,7 @@
 | /api/events | server-sent events, one a second |
 | any other | JSON: the request as it arrived |
 | /ws/ticker | a message a second |
-| /ws/close/4000?reason=bye | accepts, then closes with that code and reason |
+| /ws/close/4000?reason=bye | accepts, then closes with that code (1000 for one that may not be sent) and reason |
 | /ws/strict | 403 unless Origin names this very host, as gorilla/websocket has it |
 | any other, with Upgrade: websocket | the handshake as it arrived, then an echo |
 
@@ -20,6 +20,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import socket
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
-from websockets.frames import Frame, Opcode
+from websockets.frames import EXTERNAL_CLOSE_CODES, CloseCode, Frame, Opcode
 from websockets.http11 import Request as Handshake
 from websockets.protocol import State
 from websockets.server import ServerProtocol
@@ -172,14 +173,17 @@ async def serve_websocket(request: Request, reader: asyncio.StreamReader, writer
     else:
         protocol.send_response(protocol.accept(handshake))
         request.log(f"{101 if protocol.state is State.OPEN else 400}")
-    if protocol.state is State.OPEN:
+    accepted = protocol.state is State.OPEN
+    if accepted:
         greet(request, protocol)
     ticker = asyncio.create_task(send_ticks(protocol, writer)) if request.path == "/ws/ticker" else None
     try:
-        await carry(request, protocol, reader, writer)
+        await carry(protocol, reader, writer)
     finally:
         if ticker:
             ticker.cancel()
+    if accepted:
+        request.log(f"closed with {protocol.close_code} {protocol.close_reason}".rstrip())
 
 
 def first_known(protocol: ServerProtocol, offered: Any) -> Subprotocol | None:
@@ -196,17 +200,18 @@ def same_host(request: Request) -> bool:
 def greet(request: Request, protocol: ServerProtocol) -> None:
     """Show the handshake as it arrived, or close at once where the path asks for that."""
     first, _, code = request.path.removeprefix("/ws/").partition("/")
-    if first == "close" and code.isdigit():
-        protocol.send_close(int(code), request.parameter("reason", "as asked"))
+    if first == "close" and code.isdecimal():
+        may_be_sent = int(code) in EXTERNAL_CLOSE_CODES or 3000 <= int(code) < 5000
+        protocol.send_close(
+            int(code) if may_be_sent else CloseCode.NORMAL_CLOSURE, request.parameter("reason", "as asked")
+        )
     else:
         extensions = [extension.name for extension in protocol.extensions]
         shown = request.shown() | {"subprotocol": protocol.subprotocol, "extensions": extensions}
         protocol.send_text(json.dumps({"saw": shown}).encode())
 
 
-async def carry(
-    request: Request, protocol: ServerProtocol, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-) -> None:
+async def carry(protocol: ServerProtocol, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Send each frame back as it came, until the client has closed its side."""
     while not reader.at_eof():
         await flush(protocol, writer)
@@ -216,8 +221,6 @@ async def carry(
         for event in protocol.events_received():
             if isinstance(event, Frame) and protocol.state is State.OPEN:
                 send_back(event, protocol)
-    if protocol.handshake_exc is None and protocol.state is State.CLOSED:
-        request.log(f"closed with {protocol.close_code} {protocol.close_reason}".rstrip())
 
 
 async def flush(protocol: ServerProtocol, writer: asyncio.StreamWriter) -> None:
@@ -248,10 +251,10 @@ async def send_ticks(protocol: ServerProtocol, writer: asyncio.StreamWriter) -> 
 # Command
 
 
-async def serve(host: str, port: int) -> None:
-    """Serve until cancelled. OSError: the address is taken."""
-    server = await asyncio.start_server(serve_connection, host, port)
-    port = server.sockets[0].getsockname()[1]
+async def serve(listener: socket.socket) -> None:
+    """Serve until cancelled."""
+    server = await asyncio.start_server(serve_connection, sock=listener)
+    host, port = listener.getsockname()[:2]
     print(f"backend: listening on http://{host}:{port}", file=sys.stderr, flush=True)
     async with server:
         await server.serve_forever()
@@ -261,9 +264,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m demo.backend", description="The demo's backend.")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=9000, help="0 takes any free one")
+    parser.add_argument("--fd", type=int, help="a socket that listens already, instead of the two")
     options = parser.parse_args()
+    try:
+        listening = options.fd is not None
+        listener = socket.socket(fileno=options.fd) if listening else socket.create_server((options.host, options.port))
+    except OSError as exc:
+        sys.exit(f"{options.host}:{options.port}: {exc.strerror}; choose another with --port")
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(serve(options.host, options.port))
+        asyncio.run(serve(listener))
 
 
 if __name__ == "__main__":

@@ -32,3 +32,8 @@ class Recent(logging.Handler):
 
 
 recent = Recent()
+
+
+def is_not_ours(record: logging.LogRecord) -> bool:
+    """Say whether a record is about the gateway's work, not about the page's own files and questions."""
+    return not record.__dict__.get("fields", {}).get("path", "").startswith("/demo/")

@@ -1,6 +1,7 @@
 """`make run`: from a bare checkout to a gateway, its backend and a page to try both, until Ctrl-C."""
 
 import asyncio
+import contextlib
 import errno
 import http.client
 import io
@@ -9,6 +10,7 @@ import signal
 import socket
 import sys
 from asyncio.subprocess import Process
+from collections.abc import Sequence
 from pathlib import Path
 
 from demo import environment
@@ -26,10 +28,11 @@ def run(port: int) -> int:
     """Prepare and run the demo until a signal; return the exit status. SystemExit: the port is taken."""
     if not is_free(port):
         sys.exit(f"Port {port} is in use: stop what listens there, or take another one: make run PORT={port + 1}")
-    backend_port = PORTS[1] if is_free(PORTS[1]) and port != PORTS[1] else any_free()
     data = environment.enter()
-    password = prepare(data, port, backend_port)
-    return asyncio.run(supervise(port, backend_port, banner(port, backend_port, password)))
+    with listener(port) as backend_socket:
+        backend_port = backend_socket.getsockname()[1]
+        password = prepare(data, port, backend_port)
+        return asyncio.run(supervise(port, backend_socket, banner(port, backend_port, password)))
 
 
 def is_free(port: int) -> bool:
@@ -44,10 +47,12 @@ def is_free(port: int) -> bool:
     return True
 
 
-def any_free() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
+def listener(gateway_port: int) -> socket.socket:
+    """Listen for the backend, on its usual port or on any free one; it takes the socket over."""
+    if gateway_port != PORTS[1]:
+        with contextlib.suppress(OSError):
+            return socket.create_server((HOST, PORTS[1]))
+    return socket.create_server((HOST, 0))
 
 
 def prepare(data: Path, port: int, backend_port: int) -> str:
@@ -98,14 +103,18 @@ def banner(port: int, backend_port: int, password: str) -> str:
 # The two processes
 
 
-async def supervise(port: int, backend_port: int, text: str) -> int:
+async def supervise(port: int, backend_socket: socket.socket, text: str) -> int:
     """Run the backend and the gateway until a signal, or until one of them ends by itself: then 1."""
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, stopped.set)
 
-    backend = await start("-m", "demo.backend", "--port", str(backend_port))
+    backend_port = backend_socket.getsockname()[1]
+    backend = await start(
+        "-m", "demo.backend", "--fd", str(backend_socket.fileno()), pass_fds=[backend_socket.fileno()]
+    )
+    backend_socket.close()
     gateway = await start(str(environment.ROOT / "manage.py"), "serve", "-b", HOST, "-p", str(port))
     processes = {"backend": backend, "gateway": gateway}
     ends = {asyncio.create_task(process.wait(), name=name) for name, process in processes.items()}
@@ -125,20 +134,23 @@ async def supervise(port: int, backend_port: int, text: str) -> int:
     return 1
 
 
-async def start(*arguments: str) -> Process:
+async def start(*arguments: str, pass_fds: Sequence[int] = ()) -> Process:
     """Start Python in a process group of its own: Ctrl-C reaches us alone, and we pass it on once."""
-    return await asyncio.create_subprocess_exec(sys.executable, *arguments, cwd=environment.ROOT, process_group=0)
+    return await asyncio.create_subprocess_exec(
+        sys.executable, *arguments, cwd=environment.ROOT, process_group=0, pass_fds=pass_fds
+    )
 
 
 async def end(process: Process, again: asyncio.Event) -> None:
-    """Ask a process to end, let it drain, and ask once more at a second signal of ours."""
-    ended = asyncio.create_task(process.wait())
-    while not ended.done():
-        process.terminate()
+    """Ask a process to end, let it drain, and ask once more at each further signal of ours."""
+    while process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
         again.clear()
-        impatient = asyncio.create_task(again.wait())
-        await asyncio.wait({ended, impatient}, return_when=asyncio.FIRST_COMPLETED)
-        impatient.cancel()
+        waits = {asyncio.create_task(process.wait()), asyncio.create_task(again.wait())}
+        _, pending = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for wait in pending:
+            wait.cancel()
 
 
 async def say_when_ready(port: int, backend_port: int, text: str) -> None:

@@ -3,7 +3,6 @@
 import os
 import queue
 import re
-import signal
 import socket
 import subprocess
 import sys
@@ -70,12 +69,18 @@ class Demo:
         return status
 
     def end(self) -> None:
-        """Whatever happened, leave no process behind."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-            self.wait()
+        """Whatever happened, leave no process and no open pipe behind."""
+        self.process.terminate()
+        self.wait()
         assert self.process.stdout
         self.process.stdout.close()
+
+    def child(self, command: str) -> int:
+        """Return the process id of the child whose command line has that text."""
+        pid = self.process.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        (found,) = (child for child in children if command in Path(f"/proc/{child}/cmdline").read_text())
+        return int(found)
 
 
 def environment(data: Path, port: int) -> dict[str, str]:

@@ -134,7 +134,11 @@ async def test_the_ticker_ticks(port: int, monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize(
     ("path", "code", "reason"),
-    [("/ws/close/4000?reason=bye", 4000, "bye"), ("/ws/close/1012?reason=%C3%A9t%C3%A9", 1012, "été")],
+    [
+        ("/ws/close/4000?reason=bye", 4000, "bye"),
+        ("/ws/close/1012?reason=%C3%A9t%C3%A9", 1012, "été"),
+        ("/ws/close/1006", 1000, "as asked"),
+    ],
 )
 async def test_a_socket_is_closed_as_asked(port: int, path: str, code: int, reason: str) -> None:
     """Code and reason are the path's."""

@@ -109,7 +109,7 @@ def test_a_request_is_judged(page: Page, who: str, request_line: str, stamp: str
     page.get_by_role("button", name="Send the request").click()
     expect(page.locator("#stamp")).to_have_text(stamp)
     expect(page.locator("#headline")).to_contain_text(headline)
-    expect(page.locator("#gateway .event").first).to_have_text("http.request" if stamp == "200" else "http.refused")
+    expect(page.locator("#gateway .event").last).to_have_text("http.request" if stamp == "200" else "http.refused")
     expect(page.locator("#backend")).to_have_attribute("data-state", {"200": "good", "502": "bad"}.get(stamp, "idle"))
 
 

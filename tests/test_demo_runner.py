@@ -82,20 +82,15 @@ def test_a_second_start_keeps_secrets_and_data(tmp_path: Path) -> None:
     }
 
 
-def test_a_child_that_dies_ends_the_other(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("command", "name"), [("demo.backend", "backend"), ("manage.py", "gateway")])
+def test_a_child_that_dies_ends_the_other(tmp_path: Path, command: str, name: str) -> None:
     """Status 1, and a line that says which one it was."""
     with running_demo(tmp_path) as demo:
-        (backend,) = (
-            int(line.split()[0])
-            for line in subprocess.run(
-                ["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True
-            ).stdout.splitlines()
-            if f" {demo.process.pid} " in line and "demo.backend" in line
-        )
-        os.kill(backend, signal.SIGKILL)
+        os.kill(demo.child(command), signal.SIGKILL)
         assert demo.wait() == 1
-        assert "The backend ended by itself, with status -9; it says why above.\n" in demo.lines
+        assert f"The {name} ended by itself, with status -9; it says why above.\n" in demo.lines
         assert not is_open(demo.port)
+        assert not is_open(demo.backend_port)
 
 
 def test_a_port_in_use_is_told_in_one_line(tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ async function showClose(mine, { code, reason }) {
   const words = reason ? `“${reason}”` : "no reason";
   if (refused) {
     const sight = code === 1006
-      ? "Your page sees 1006 and no reason: browsers hide the status of a refused handshake. The log has it."
+      ? "Your page sees 1006 and no reason: browsers hide the status of a refused handshake."
       : `Your page was told: ${code}, ${words}.`;
     view.verdict("bad", refused.status ?? code, `Refused: ${refused.code}`, `${what} ${sight}`, mend);
     view.browserGot(`closed with ${code}, ${words}`);

@@ -52,12 +52,14 @@ export function browserGot(text, content) {
   if (content) body.append(make("pre", "got", typeof content === "string" ? content : JSON.stringify(content, null, 2)));
 }
 
-/** Show the log's lines; `passed` says whether the gateway let the request through. */
+/** Show the log's lines; `passed` says whether the gateway let the request through. What a line repeats is left out. */
 export function gatewayLogged(lines, passed) {
   state("gateway", passed ? "good" : "bad");
+  const told = {};
   const shown = lines.map((line) => {
-    const facts = SHOWN_FIELDS.filter((name) => line[name] !== undefined && line[name] !== "")
-      .flatMap((name) => [make("dt", "", name), make("dd", "", String(line[name]))]);
+    const fresh = SHOWN_FIELDS.filter((name) => (line[name] ?? "") !== "" && line[name] !== told[name]);
+    Object.assign(told, line);
+    const facts = fresh.flatMap((name) => [make("dt", "", name), make("dd", "", String(line[name]))]);
     const whole = make("details", "", make("summary", "", "the whole line"), make("pre", "", JSON.stringify(line, null, 1)));
     return make("article", "line", make("p", "event", line.event), make("dl", "", ...facts), whole);
   });
