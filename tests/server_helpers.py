@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -98,6 +98,16 @@ class Client:
         self.writer.transport.abort()
 
 
+@asynccontextmanager
+async def connected(port: int) -> AsyncIterator[Client]:
+    """A connection of its own."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=2**20)
+    try:
+        yield Client(reader, writer)
+    finally:
+        writer.transport.abort()
+
+
 @dataclass
 class Served:
     """A running server.
@@ -111,13 +121,9 @@ class Served:
     port: int
     refusals: list[str] = field(default_factory=list)
 
-    @asynccontextmanager
-    async def client(self) -> AsyncIterator[Client]:
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port, limit=2**20)
-        try:
-            yield Client(reader, writer)
-        finally:
-            writer.transport.abort()
+    def client(self) -> AbstractAsyncContextManager[Client]:
+        """A client, until the end of the block."""
+        return connected(self.port)
 
     async def ask(self, request: bytes, method: str = "GET") -> Response:
         """One request on a connection of its own."""

@@ -394,6 +394,14 @@ async def sends_too_much_at_once(send: Send) -> None:
     await respond(send, b"12345", headers=[(b"content-length", b"4")])
 
 
+async def sends_two_lengths(send: Send) -> None:
+    await respond(send, b"x", headers=[(b"content-length", b"1"), (b"Content-Length", b"2")])
+
+
+async def sends_no_length(send: Send) -> None:
+    await respond(send, b"x", headers=[(b"content-length", b"+1")])
+
+
 async def sends_something_else(send: Send) -> None:
     await send({"type": "websocket.accept"})
 
@@ -401,7 +409,7 @@ async def sends_something_else(send: Send) -> None:
 @pytest.mark.parametrize(
     "fails",
     [raises, sends_nothing, only_starts, splits_the_response, sends_text, sends_1xx, sends_a_body_only,
-     sends_too_much_at_once, sends_something_else],
+     sends_too_much_at_once, sends_two_lengths, sends_no_length, sends_something_else],
 )  # fmt: skip
 async def test_an_application_without_a_response_makes_a_500(fails: Any, events: Events) -> None:
     """The contract's JSON; the cause is for the log."""

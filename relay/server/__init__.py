@@ -19,7 +19,8 @@ Extensions beyond ASGI 3, in ``scope["extensions"]``:
 ``relay.tunnel`` (websocket)
     After ``websocket.accept``, ``{"type": "relay.tunnel", "attach": attach}`` hands the client's connection over. The
     server calls ``attach(transport, leftover)``, which takes the asyncio transport (``set_protocol``) and the bytes
-    that came behind the handshake, and returns a future that is done when both ends are closed.
+    that came behind the handshake, and returns a future that is done when both ends are closed. If the client has gone
+    before, ``attach`` is not called.
 ``websocket.close`` with ``code`` 1005
     Sends a close frame without a code.
 """

@@ -69,8 +69,8 @@ class Endpoint:
             options[name] = value
         endpoint = cls(kind, options)
         for name in ("port", "fileno", "index", "backlog"):
-            if name in options and not options[name].isdigit():
-                raise EndpointError(f"endpoint {text!r}: {name} is not a number")
+            if name in options and (not options[name].isdigit() or int(options[name]) > 65535):
+                raise EndpointError(f"endpoint {text!r}: {name} is not a number up to 65535")
         if "name" not in options and _OPTIONS[kind][0] not in options:
             raise EndpointError(f"endpoint {text!r}: {_OPTIONS[kind][0]} is missing")
         return endpoint
@@ -87,6 +87,11 @@ class Endpoint:
             case _:
                 backlog = int(self.options.get("backlog", BACKLOG))
                 return _tcp(self.options.get("interface", ""), int(self.options["port"]), backlog)
+
+    def remove(self) -> None:
+        """Leave no socket file behind."""
+        if self.kind == "unix":
+            Path(self.options["address"]).unlink(missing_ok=True)
 
     def tls(self) -> ssl.SSLContext | None:
         """What encrypts its connections; None where nothing does. Raises EndpointError."""

@@ -59,11 +59,6 @@ class Exchange:
     # For the connection:
 
     @property
-    def waiting(self) -> bool:
-        """The application waits for something to arrive."""
-        return self._arrived is not None and not self._arrived.is_set()
-
-    @property
     def buffered(self) -> int:
         """Bytes of the body that the application has yet to read."""
         return sum(map(len, self._body))

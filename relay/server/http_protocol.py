@@ -38,6 +38,7 @@ class HTTPProtocol(Connection):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport = cast(asyncio.Transport, transport)
+        transport.set_write_buffer_limits(high=self.host.limits.buffer)
         self.client = address(transport.get_extra_info("peername"))
         self.server = address(transport.get_extra_info("sockname"))
         self.secure = transport.get_extra_info("sslcontext") is not None
@@ -153,12 +154,9 @@ class HTTPProtocol(Connection):
                 self._ahead = reader.rest
                 self.pause_reading()
         exchange.feed(piece, reader.done)
-        if not reader.done:
-            if exchange.waiting:
-                self.body_wanted()
-            elif exchange.buffered >= self.host.limits.buffer:
-                self.deadline = 0
-                self.pause_reading()
+        if not reader.done and exchange.buffered >= self.host.limits.buffer:
+            self.deadline = 0
+            self.pause_reading()
 
     def _give_up(self, exchange: Exchange, refused: Refused) -> None:
         """The request in progress goes no further; the application learns that its client has gone."""
@@ -195,12 +193,8 @@ class HTTPProtocol(Connection):
 
     def answered(self, exchange: Exchange) -> None:
         """The response is complete."""
-        if self._body is not None:
+        if exchange.response.close or self.host.draining or self._body is not None:
             self._finish()
-        elif exchange.response.close or self.host.draining:
-            self._exchange = None
-            self._lingering = True
-            self.transport.close()
         else:
             self._next()
 
@@ -226,18 +220,16 @@ class HTTPProtocol(Connection):
             head: Of the request, where there is one.
         """
         self.transport.write(self.host.refuse(self, refused, head))
-        self._exchange = None
-        if head is None or head.websocket or self._body is not None:
-            self._finish()
-        else:
-            self._lingering = True
-            self.transport.close()
+        self._finish(malformed=head is None or head.websocket)
 
-    def _finish(self) -> None:
-        """Close once the client has sent what it was about to send."""
+    def _finish(self, malformed: bool = False) -> None:
+        """Close, at once or when what the client is still sending has come."""
         self._exchange = None
         self._lingering = True
-        self.linger(self.host.limits.linger_time)
+        if malformed or self._ahead or self._body is not None:
+            self.linger(self.host.limits.linger_time)
+        else:
+            self.transport.close()
 
     def _next(self) -> None:
         """Wait for the next request, or take the one that is already there."""

@@ -84,6 +84,8 @@ class Response:
             name = field[0].lower()
             if name in _FRAMING:
                 if name == b"content-length":
+                    if length is not None or not field[1].isdigit():
+                        raise ApplicationError("content-length is not one number")
                     length = field[1]
                     if status == 204:  # RFC 9110 §8.6
                         continue
@@ -105,8 +107,6 @@ class Response:
         if self._bodiless or status in (204, 304):
             return _NO_BODY, b""
         if length is not None:
-            if not length.isdigit():
-                raise ApplicationError("content-length is not a number")
             return int(length), b""
         if self._minor:
             return _CHUNKED, b"transfer-encoding: chunked\r\n"

@@ -1,0 +1,174 @@
+"""``serve``: the production server, Daphne with our own server class; one process, or several under a supervisor."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import tempfile
+import threading
+from argparse import SUPPRESS, Namespace
+from collections.abc import Sequence
+from socket import socket
+from typing import Any
+
+from django.conf import settings
+from django.core import checks
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import Error as DatabaseError
+from django.db import connection
+from django.db.migrations.executor import MigrationExecutor
+
+from relay import __version__
+from relay.live import log, metrics
+from relay.server import workers as supervision
+from relay.server.endpoints import Endpoint, EndpointError, adopt, descriptions
+
+logger = logging.getLogger("relay.server")
+
+APPLICATION = "gatewaysite.asgi:application"
+
+
+class Command(BaseCommand):
+    help = "Serve the gateway. Daphne's other options are taken as well: --ping-interval, --root-path, -t, ..."
+    requires_system_checks = ()  # they come one line each, and behind the migrations
+
+    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
+        """Options that are not ours go on to Daphne's command line."""
+        parser = super().create_parser(prog_name, subcommand, **kwargs)
+
+        def parse_args(args: Sequence[str] | None = None, namespace: Namespace | None = None) -> Namespace:
+            options, rest = parser.parse_known_args(args, namespace)
+            options.daphne = rest
+            return options
+
+        parser.parse_args = parse_args  # type: ignore[method-assign,assignment]  # BaseCommand makes the parser itself
+        return parser
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("-b", "--bind", dest="host", help="address to listen on (default 127.0.0.1)")
+        parser.add_argument("-p", "--port", type=int, help="port to listen on (default 8000)")
+        parser.add_argument("-u", "--unix-socket", help="path of a Unix socket to listen on")
+        parser.add_argument("--fd", type=int, help="file descriptor of a socket that listens already")
+        parser.add_argument("-e", "--endpoint", action="append", default=[], help="tcp:, ssl:, unix:, fd: or systemd:")
+        parser.add_argument("--workers", type=int, default=1, help="number of processes (default 1)")
+        parser.add_argument("--inherited", default="", help=SUPPRESS)  # of a worker: sockets of its supervisor
+        parser.add_argument("--supervisor-fd", type=int, help=SUPPRESS)  # of a worker: see relay.server.workers
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        texts = descriptions(
+            options["host"], options["port"], options["unix_socket"], options["fd"], options["endpoint"]
+        )
+        rest = ["-v", str(options["verbosity"]), *(word for text in texts for word in ("-e", text)), *options["daphne"]]
+        try:
+            endpoints = [Endpoint.parse(text) for text in texts]
+            if options["inherited"]:
+                sockets = [adopt(int(number)) for number in options["inherited"].split(",")]
+                self._serve(sockets, rest, options["supervisor_fd"])
+            else:
+                self._check(options["workers"])
+                self._listen(endpoints, options["workers"], rest)
+        except EndpointError as exc:
+            raise CommandError(str(exc)) from None
+        _leave()
+
+    def _listen(self, endpoints: list[Endpoint], workers: int, rest: list[str]) -> None:
+        sockets = [endpoint.open() for endpoint in endpoints]
+        try:
+            if workers > 1:
+                urls = [endpoint.url(opened) for endpoint, opened in zip(endpoints, sockets, strict=True)]
+                self._supervise(workers, sockets, rest, " ".join(urls))
+            else:
+                self._serve(sockets, rest, None)
+        finally:
+            for endpoint in endpoints:
+                endpoint.remove()
+
+    # What would fail is told before anything listens:
+
+    def _check(self, workers: int) -> None:
+        if workers < 1:
+            raise CommandError(f"--workers {workers}: at least one is needed", returncode=2)
+        try:
+            executor = MigrationExecutor(connection)
+            missing = executor.migration_plan(executor.loader.graph.leaf_nodes())
+            problems = [] if missing else checks.run_checks(databases=["default"])
+        except DatabaseError as exc:
+            reason = " ".join(str(exc).split())
+            raise CommandError(f"DATABASE_URL: the database can't be reached: {reason}") from None
+        finally:
+            connection.close()
+        if missing:
+            raise CommandError(f"{len(missing)} migrations are missing in the database; run: {_manage()} migrate")
+        for problem in problems:
+            if not problem.is_serious():
+                logger.warning("%s", _line(problem))
+        serious = [_line(problem) for problem in problems if problem.is_serious()]
+        if serious:
+            raise CommandError("\n".join(serious))
+
+    # One process:
+
+    def _serve(self, sockets: list[socket], rest: list[str], supervisor: int | None) -> None:
+        from gatewaysite.asgi import runtime
+        from relay.gateway import serves_while_draining
+        from relay.server.cli import CommandLineInterface, UsageError
+        from relay.server.lifespan import StartupFailed
+        from relay.server.server import Hooks
+
+        def ready(urls: list[str]) -> None:
+            if supervisor is None:
+                log.server_start(version=__version__, pid=os.getpid(), listening=" ".join(urls))
+            else:
+                supervision.join(supervisor)
+
+        hooks = Hooks(
+            on_ready=ready,
+            on_drain=runtime.drain,
+            on_refusal=runtime.metrics.refusal,
+            serves_while_draining=serves_while_draining,
+        )
+        try:
+            CommandLineInterface().run([*rest, APPLICATION], sockets, hooks, settings.RELAY.drain_seconds)
+        except UsageError as exc:
+            raise CommandError(f"{exc}; see {_manage()} serve --help", returncode=2) from None
+        except StartupFailed as exc:
+            raise CommandError(str(exc)) from None
+
+    # Several:
+
+    def _supervise(self, workers: int, sockets: list[socket], rest: list[str], listening: str) -> None:
+        inherited = ",".join(str(opened.fileno()) for opened in sockets)
+        with tempfile.TemporaryDirectory(prefix="gateway-metrics-") as directory:
+            metrics.share(directory)
+            supervisor = supervision.Supervisor(
+                [sys.executable, sys.argv[0], "serve", "--inherited", inherited, *rest],
+                workers,
+                sockets,
+                settings.RELAY.drain_seconds,
+                on_ready=lambda: log.server_start(
+                    version=__version__, pid=os.getpid(), listening=listening, workers=workers
+                ),
+                on_exit=metrics.forget_process,
+            )
+            status = supervisor.run()
+        sys.exit(status)
+
+
+def _line(problem: checks.CheckMessage) -> str:
+    text = f"{problem.obj or problem.id}: {problem.msg}" + (f"; {problem.hint}" if problem.hint else "")
+    return " ".join(text.split())
+
+
+def _manage() -> str:
+    return f"python {os.path.basename(sys.argv[0])}"
+
+
+def _leave() -> None:
+    """End the process now: a thread that hangs, in a database query of the admin say, may not hold it."""
+    threads = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
+    if any(not thread.daemon for thread in threads):
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
