@@ -67,6 +67,8 @@ class Peer:
         return got
 
     def send(self, data: bytes) -> None:
+        if self.writer.is_closing():
+            raise ConnectionResetError("the other side has closed")
         self.writer.write(data)
 
     async def answer(self, body: bytes = b"ok", status: bytes = b"200 OK", *fields: bytes) -> Received:
@@ -89,9 +91,10 @@ class Peer:
         return rest
 
     async def finish(self) -> None:
-        """Send FIN behind what was sent."""
+        """Send FIN behind what was sent, unless the gateway has hung up."""
         await self.writer.drain()
-        self.writer.write_eof()
+        with suppress(OSError):
+            self.writer.write_eof()
 
     @contextmanager
     def socket(self) -> Iterator[socket.socket]:
@@ -234,3 +237,12 @@ async def pieces(*parts: bytes) -> AsyncIterator[bytes]:
     """A request body that is there at once."""
     for part in parts:
         yield part
+
+
+async def until_quiet(moved: asyncio.Event, seconds: float = 0.3) -> None:
+    """Return when nothing has moved for a while."""
+    with suppress(TimeoutError):
+        while True:
+            async with asyncio.timeout(seconds):
+                await moved.wait()
+            moved.clear()

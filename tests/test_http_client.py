@@ -5,19 +5,34 @@ from __future__ import annotations
 import asyncio
 import random
 import socket
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
 import pytest
 import uvloop
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from relay.http import client as client_module
 from relay.http import exchange as exchange_module
 from relay.http.client import Client, UnsafeField
-from relay.http.exchange import Unanswered
+from relay.http.connection import Connection
+from relay.http.exchange import Exchange, Unanswered
 from relay.refusals import BackendError, BackendProtocolError, BackendTimeout, BackendUnreachable
 from relay.routing.snapshot import Backend, Url
-from tests.http_helpers import Peer, RawBackend, ask, body_of, http_client, pieces, raw_backend, response
+from tests.http_helpers import (
+    Peer,
+    RawBackend,
+    ask,
+    body_of,
+    http_client,
+    pieces,
+    raw_backend,
+    response,
+    self_signed,
+    until_quiet,
+)
 
 # The hook that pytest-asyncio would have instead is one for the whole suite.
 pytestmark = pytest.mark.filterwarnings("ignore:Overriding the .event_loop_policy")
@@ -26,6 +41,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:Overriding the .event_loop_polic
 @pytest.fixture(params=[asyncio.DefaultEventLoopPolicy, uvloop.EventLoopPolicy], ids=["asyncio", "uvloop"])
 def event_loop_policy(request):
     return request.param()
+
+
+NEVER = 30.0
+"""Seconds; a limit that only a hanging test meets."""
 
 
 async def held(peer: Peer) -> None:
@@ -280,6 +299,48 @@ async def test_a_body_that_breaks_off_is_an_error_after_what_came(sent, first, c
         assert in_use(client, backend) == 0
 
 
+FRAGMENTS = [
+    OK,
+    b"HTTP/1.1 100 Continue\r\n\r\n",
+    b"HTTP/1.1 204 No Content\r\n",
+    b"Content-Length: 3\r\n",
+    b"Transfer-Encoding: chunked\r\n",
+    b"Connection: close\r\n",
+    b"X: y\r\n",
+    b"\r\n",
+    b"3\r\nabc\r\n",
+    b"0\r\n\r\n",
+    b"abc",
+]
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    first=st.lists(st.sampled_from(FRAGMENTS) | st.binary(max_size=4), max_size=8),
+    then=st.lists(st.sampled_from(FRAGMENTS), max_size=4),
+)
+async def test_whatever_a_backend_says_ends_in_an_answer_or_an_error(first, then):
+    """No bytes, however split, hang a request, end in another error, or leave a connection that is out of step."""
+
+    async def talk(peer):
+        await peer.request()
+        for part in first:
+            peer.send(part)
+            await asyncio.sleep(0)
+        for part in then:
+            peer.send(part)
+        await peer.finish()
+        await peer.ended()
+
+    async with raw_backend(talk) as backend, http_client() as client:
+        with suppress(BackendError):
+            answer = await ask(client, backend.configured(read_timeout=NEVER))
+            assert answer.status >= 200
+            await body_of(answer)
+        await backend.peers[0].ended()
+        assert in_use(client, backend) == 0
+
+
 @pytest.mark.parametrize("framing", [b"Content-Length: 100", b"X-Framing: until close"])
 async def test_a_reset_inside_a_body_is_an_error(framing):
     """A cut cable is no end, even of a body that lasts until the connection closes."""
@@ -425,6 +486,24 @@ async def test_a_fresh_connection_that_dies_is_not_replaced():
         assert len(backend.peers) == 1
 
 
+async def test_a_fresh_connection_that_dies_before_the_request_is_no_answer():
+    """A balancer with nobody behind it accepts and closes; whoever comes then must not wait for an event that was."""
+
+    async def talk(peer):
+        pass
+
+    async with raw_backend(talk) as backend, http_client() as client:
+        configured = backend.configured()
+        (state,) = client._connector.candidates(configured)
+        lost = asyncio.Event()
+        factory = lambda: Connection(state, ("", "", True), print, lambda connection: lost.set())  # noqa: E731
+        _, connection = await client._connector.dial(configured, state, factory)
+        await lost.wait()
+        with pytest.raises(Unanswered):
+            await Exchange(configured, connection, "GET").start(b"GET / HTTP/1.1\r\n\r\n", None, None, False)
+        assert state.in_use == 0
+
+
 async def test_half_an_answer_is_not_asked_for_again():
     """Bytes of an answer have come: the request was read."""
 
@@ -444,7 +523,7 @@ async def test_half_an_answer_is_not_asked_for_again():
     ("idle", "field"),
     [
         pytest.param(0.01, b"X-Nothing: said", id="our own limit"),
-        pytest.param(60, b"Keep-Alive: timeout=1, max=5", id="the backend's Keep-Alive"),
+        pytest.param(60, b"Keep-Alive: timeout=0, max=5", id="the backend's Keep-Alive"),
     ],
 )
 async def test_a_kept_connection_is_closed_before_the_backend_would(monkeypatch, idle, field):
@@ -649,7 +728,7 @@ async def test_a_slow_reader_slows_the_backend():
     moved = asyncio.Event()
     async with raw_backend(talk) as backend, http_client() as client:
         answer = await ask(client, backend.configured())
-        await quiet(moved)
+        await until_quiet(moved)
         assert written < 16 << 20
         before = written
         while written <= before:
@@ -676,7 +755,7 @@ async def test_a_slow_backend_slows_the_reading_of_the_upload():
     async with raw_backend(talk) as backend, http_client() as client:
         asking = asyncio.create_task(ask(client, backend.configured(), "POST", body=large()))
         await backend.came(1)
-        await quiet(moved)
+        await until_quiet(moved)
         assert taken < 16 << 20
         asking.cancel()
         with suppress(asyncio.CancelledError):
@@ -860,6 +939,56 @@ async def test_a_backend_that_knows_no_100_gets_the_body_all_the_same(monkeypatc
         assert answer.status == 200
 
 
+# TLS
+
+
+@pytest.fixture(scope="module")
+def server_context(tmp_path_factory):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(self_signed(tmp_path_factory.mktemp("tls"), "localhost"))
+    return context
+
+
+async def test_over_tls_everything_is_the_same(server_context):
+    """Kept connections, large bodies both ways."""
+    large = bytes(range(256)) * 4096
+
+    async def talk(peer):
+        while True:
+            got = await peer.request()
+            peer.send(response(got.body))
+
+    async with raw_backend(talk, ssl=server_context) as backend, http_client() as client:
+        configured = backend.configured(scheme="https", tls_verify=False)
+        for _ in range(3):
+            answer = await ask(
+                client, configured, "POST", body=pieces(large[:100_000], large[100_000:]), length=len(large)
+            )
+            assert await body_of(answer) == large
+        assert len(backend.peers) == 1
+
+
+async def test_a_certificate_that_is_not_trusted_is_no_connection(server_context):
+    """502 with OpenSSL's own reason; connections made without verification don't help one with it."""
+    async with raw_backend(keep_answering, ssl=server_context) as backend, http_client() as client:
+        await body_of(await ask(client, backend.configured(scheme="https", tls_verify=False)))
+        with pytest.raises(BackendUnreachable, match="certificate verify failed: self-signed certificate"):
+            await ask(client, backend.configured(scheme="https"))
+
+
+async def test_a_tls_connection_cut_inside_a_body(server_context):
+    """As without TLS: an error."""
+
+    async def talk(peer):
+        await peer.request()
+        peer.send(OK + b"Content-Length: 10\r\n\r\nhalf")
+
+    async with raw_backend(talk, ssl=server_context) as backend, http_client() as client:
+        answer = await ask(client, backend.configured(scheme="https", tls_verify=False))
+        with pytest.raises(BackendProtocolError, match="after 4 bytes"):
+            await body_of(answer)
+
+
 # Several urls
 
 
@@ -897,12 +1026,3 @@ async def test_requests_spread_over_the_urls():
 def in_use(client: Client, backend: RawBackend) -> int:
     """Connections that count as busy for the backend."""
     return sum(state.in_use for state in client._connector.candidates(backend.configured()))
-
-
-async def quiet(moved: asyncio.Event, for_seconds: float = 0.2) -> None:
-    """Return when nothing has moved for a while."""
-    with suppress(TimeoutError):
-        while True:
-            async with asyncio.timeout(for_seconds):
-                await moved.wait()
-            moved.clear()

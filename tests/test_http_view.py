@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import pytest
+import uvicorn
 
+from gatewaysite.env import RelaySettings
+from relay.gateway import Gateway
+from relay.http.handler import RelayHandler
+from relay.routing.snapshot import Snapshot
+from relay.runtime import Runtime
+from relay.typing import Receive, Scope, Send
 from tests import stack
 from tests.conftest import Events
-from tests.http_helpers import Peer, RawBackend, Talk, raw_backend, response
+from tests.http_helpers import Peer, RawBackend, Talk, raw_backend, response, until_quiet
+from tests.identity_helpers import SECRET
 from tests.stack import ORIGIN, Answer, Stack, bearer
 
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -18,12 +27,46 @@ NEVER = 30.0
 """Seconds; longer than any of these tests takes unless it fails."""
 
 
+ServedBy = Callable[[Snapshot], AbstractAsyncContextManager[Stack]]
+
+
 @asynccontextmanager
-async def relaying(talk: Talk, **backend_fields: object) -> AsyncIterator[tuple[RawBackend, Stack]]:
+async def uvicorn_gateway(configuration: Snapshot) -> AsyncIterator[Stack]:
+    """`stack.gateway` under a server that knows none of our extensions."""
+    runtime = Runtime(RelaySettings(jwt_secret=SECRET), configuration)
+    await runtime.start()
+    config = uvicorn.Config(Gateway(runtime, RelayHandler(runtime), no_websocket), lifespan="off", log_config=None)
+    server = uvicorn.Server(config)
+    listener = socket.create_server(("127.0.0.1", 0))
+    serving = asyncio.create_task(server.serve([listener]))
+    try:
+        # Connections wait in the listener's queue until it is up.
+        yield Stack(runtime, None, listener.getsockname()[1])  # type: ignore[arg-type]
+    finally:
+        server.should_exit = server.force_exit = True
+        await serving
+        listener.close()
+        await runtime.stop()
+
+
+async def no_websocket(scope: Scope, receive: Receive, send: Send) -> None:
+    raise AssertionError("there are no WebSockets here")
+
+
+@pytest.fixture(params=[stack.gateway, uvicorn_gateway], ids=["our server", "uvicorn"])
+def server(request: pytest.FixtureRequest) -> ServedBy:
+    found: ServedBy = request.param
+    return found
+
+
+@asynccontextmanager
+async def relaying(
+    talk: Talk, server: ServedBy = stack.gateway, **backend_fields: object
+) -> AsyncIterator[tuple[RawBackend, Stack]]:
     """A backend made of a function, and the gateway before it."""
     async with raw_backend(talk) as backend:
         url = f"http://127.0.0.1:{backend.port}"
-        async with stack.gateway(stack.snapshot(url, **backend_fields)) as gateway:
+        async with server(stack.snapshot(url, **backend_fields)) as gateway:
             yield backend, gateway
 
 
@@ -141,7 +184,7 @@ async def test_an_options_request_is_the_backends() -> None:
 # Bodies
 
 
-async def test_an_event_stream_arrives_event_by_event() -> None:
+async def test_an_event_stream_arrives_event_by_event(server: ServedBy) -> None:
     """The head goes out when it is there, the first bytes at once (section 5)."""
     go = asyncio.Event()
 
@@ -152,7 +195,7 @@ async def test_an_event_stream_arrives_event_by_event() -> None:
         peer.send(b"data: 1\n\n")
         await peer.ended()
 
-    async with relaying(talk) as (_, gateway), visitor(gateway) as client:
+    async with relaying(talk, server) as (_, gateway), visitor(gateway) as client:
         client.send(request())
         assert b"200 OK" in (await client.head()).head
         go.set()
@@ -187,7 +230,7 @@ async def test_a_large_upload_arrives_whole(chunked: bool) -> None:
     assert (received.field(b"content-length") is None) is chunked  # type: ignore[attr-defined]
 
 
-async def test_an_answer_comes_while_the_client_still_uploads() -> None:
+async def test_an_answer_comes_while_the_client_still_uploads(server: ServedBy) -> None:
     """Section 5: an early answer reaches a client that still uploads."""
 
     async def talk(peer: Peer) -> None:
@@ -195,7 +238,7 @@ async def test_an_answer_comes_while_the_client_still_uploads() -> None:
         peer.send(response(b"no", b"403 Forbidden"))
         await peer.ended()
 
-    async with relaying(talk) as (_, gateway), visitor(gateway) as client:
+    async with relaying(talk, server) as (_, gateway), visitor(gateway) as client:
         client.send(request("POST", "/api/x", "Content-Length: 1000000") + b"begin")
         answer = await stack.read_answer(client.reader)
         assert (answer.status, answer.body) == (403, b"no")
@@ -210,7 +253,7 @@ async def test_a_refusal_comes_while_the_client_still_uploads(events: Events) ->
     assert events.one("http.refused")["code"] == "no_token"
 
 
-async def test_100_continue_goes_from_end_to_end() -> None:
+async def test_100_continue_goes_from_end_to_end(server: ServedBy) -> None:
     """The client's body waits for the backend's word (RFC 9110 §10.1.1)."""
 
     async def talk(peer: Peer) -> None:
@@ -220,14 +263,14 @@ async def test_100_continue_goes_from_end_to_end() -> None:
         assert await peer.reader.readexactly(4) == b"body"
         peer.send(response(b"got it"))
 
-    async with relaying(talk) as (_, gateway), visitor(gateway) as client:
+    async with relaying(talk, server) as (_, gateway), visitor(gateway) as client:
         client.send(request("POST", "/api/x", "Content-Length: 4", "Expect: 100-continue"))
         assert (await client.head()).head == b"HTTP/1.1 100 Continue\r\n\r\n"
         client.send(b"body")
         assert (await stack.read_answer(client.reader)).body == b"got it"
 
 
-async def test_a_refused_expectation_asks_for_no_body() -> None:
+async def test_a_refused_expectation_asks_for_no_body(server: ServedBy) -> None:
     """The client sees the final answer and no 100."""
 
     async def talk(peer: Peer) -> None:
@@ -235,7 +278,7 @@ async def test_a_refused_expectation_asks_for_no_body() -> None:
         peer.send(response(b"", b"417 Expectation Failed"))
         assert await peer.ended() == b""
 
-    async with relaying(talk) as (_, gateway), visitor(gateway) as client:
+    async with relaying(talk, server) as (_, gateway), visitor(gateway) as client:
         client.send(request("POST", "/api/x", "Content-Length: 4", "Expect: 100-continue"))
         assert b"417" in (await client.head()).lines[0]
 
@@ -248,7 +291,7 @@ async def test_a_refused_expectation_asks_for_no_body() -> None:
     ],
 )
 async def test_a_backend_that_fails_inside_a_body_breaks_the_clients_transfer(
-    events: Events, framing: bytes, part: bytes
+    server: ServedBy, events: Events, framing: bytes, part: bytes
 ) -> None:
     """Section 5: never a clean short one; the log says after how many bytes."""
 
@@ -258,7 +301,7 @@ async def test_a_backend_that_fails_inside_a_body_breaks_the_clients_transfer(
         await go.wait()
 
     go = asyncio.Event()
-    async with relaying(talk) as (_, gateway), visitor(gateway) as client:
+    async with relaying(talk, server) as (_, gateway), visitor(gateway) as client:
         client.send(request())
         await client.head()
         assert part in await client.reader.readuntil(part)
@@ -273,10 +316,59 @@ async def test_a_backend_that_fails_inside_a_body_breaks_the_clients_transfer(
     assert (answered["status"], answered["bytes_to_client"]) == (200, 4)
 
 
+async def test_a_slow_client_slows_the_backend(server: ServedBy) -> None:
+    """Section 5: memory per request is bounded, whatever the backend has to say."""
+    written = 0
+    moved = asyncio.Event()
+
+    async def talk(peer: Peer) -> None:
+        nonlocal written
+        await peer.request()
+        peer.send(OK + b"Transfer-Encoding: chunked\r\n\r\n")
+        for _ in range(1024):
+            peer.send(b"10000\r\n%b\r\n" % bytes(65536))
+            await peer.writer.drain()
+            written += 65536
+            moved.set()
+
+    async with relaying(talk, server) as (_, gateway), visitor(gateway) as client:
+        client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        client.send(request())
+        await until_quiet(moved)
+        assert written < 32 << 20
+
+
+async def test_a_slow_backend_slows_the_client(server: ServedBy) -> None:
+    """The other way round: an upload waits in the client, not in the gateway."""
+
+    async def talk(peer: Peer) -> None:
+        peer.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await asyncio.Event().wait()
+
+    written = 0
+    moved = asyncio.Event()
+
+    async def upload(client: Peer) -> None:
+        nonlocal written
+        client.send(request("POST", "/api/x", "Content-Length: 67108864"))
+        for _ in range(1024):
+            client.send(bytes(65536))
+            await client.writer.drain()
+            written += 65536
+            moved.set()
+
+    async with relaying(talk, server) as (_, gateway), visitor(gateway) as client:
+        uploading = asyncio.create_task(upload(client))
+        await until_quiet(moved)
+        assert written < 32 << 20
+        uploading.cancel()
+        await asyncio.gather(uploading, return_exceptions=True)
+
+
 # Peers that go
 
 
-async def test_a_client_that_leaves_ends_its_backend_request(events: Events) -> None:
+async def test_a_client_that_leaves_ends_its_backend_request(server: ServedBy, events: Events) -> None:
     """Section 5, within 2 s: here as soon as it is known."""
 
     async def talk(peer: Peer) -> None:
@@ -286,7 +378,7 @@ async def test_a_client_that_leaves_ends_its_backend_request(events: Events) -> 
         gone.set()
 
     asked, gone = asyncio.Event(), asyncio.Event()
-    async with relaying(talk) as (_, gateway):
+    async with relaying(talk, server) as (_, gateway):
         async with visitor(gateway) as client:
             client.send(request())
             await asked.wait()
@@ -296,7 +388,7 @@ async def test_a_client_that_leaves_ends_its_backend_request(events: Events) -> 
         assert (await ended(events, "http.request"))["status"] == 499
 
 
-async def test_a_client_that_leaves_inside_an_answer_ends_it(events: Events) -> None:
+async def test_a_client_that_leaves_inside_an_answer_ends_it(server: ServedBy, events: Events) -> None:
     """An endless stream has an end."""
 
     async def talk(peer: Peer) -> None:
@@ -306,7 +398,7 @@ async def test_a_client_that_leaves_inside_an_answer_ends_it(events: Events) -> 
         gone.set()
 
     gone = asyncio.Event()
-    async with relaying(talk) as (_, gateway):
+    async with relaying(talk, server) as (_, gateway):
         async with visitor(gateway) as client:
             client.send(request())
             await client.reader.readuntil(b"data: 1\n\n")
@@ -323,7 +415,7 @@ async def test_a_client_that_leaves_inside_an_answer_ends_it(events: Events) -> 
         pytest.param("Transfer-Encoding: chunked", b"4\r\nhalf\r\n", id="chunked"),
     ],
 )
-async def test_a_cut_upload_never_arrives_as_a_complete_one(framing: str, part: bytes) -> None:
+async def test_a_cut_upload_never_arrives_as_a_complete_one(server: ServedBy, framing: str, part: bytes) -> None:
     """Section 5: the backend sees a cut, and may not believe that this was all."""
 
     async def talk(peer: Peer) -> None:
@@ -334,7 +426,7 @@ async def test_a_cut_upload_never_arrives_as_a_complete_one(framing: str, part: 
 
     begun = asyncio.Event()
     rest: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-    async with relaying(talk) as (_, gateway):
+    async with relaying(talk, server) as (_, gateway):
         async with visitor(gateway) as client:
             client.send(request("POST", "/api/x", framing) + part)
             await begun.wait()

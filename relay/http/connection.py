@@ -32,6 +32,7 @@ class Connection(asyncio.Protocol):
         state: The url it leads to; counted up while an exchange is under way.
         key: Where it waits in the pool.
         idle_for: Seconds it may wait there; a backend's ``Keep-Alive: timeout`` makes it shorter.
+        is_closed: Nothing comes or goes any more.
     """
 
     transport: asyncio.Transport
@@ -48,7 +49,7 @@ class Connection(asyncio.Protocol):
         self._on_idle, self._on_lost = on_idle, on_lost
         self._loop = asyncio.get_running_loop()
         self._exchange: Listener | None = None
-        self._closed = False
+        self.is_closed = False
         self._reading = True
         self._writable: asyncio.Future[None] | None = None
         self._deadline, self._timer_at = NEVER, NEVER
@@ -65,7 +66,7 @@ class Connection(asyncio.Protocol):
         """The exchange is over: wait in the pool for the next one, or close."""
         self._exchange = None
         self.state.release()
-        if not reusable or self._closed or self.transport.is_closing():
+        if not reusable or self.is_closed or self.transport.is_closing():
             self.abort()
             return
         self.resume_reading()
@@ -77,10 +78,11 @@ class Connection(asyncio.Protocol):
 
         The kernel is asked, not the event loop, which may not have looked yet.
         """
-        return not self._closed and not self.transport.is_closing() and not self._arrivals.poll(0)
+        return not self.is_closed and not self.transport.is_closing() and not self._arrivals.poll(0)
 
     def write(self, data: bytes) -> None:
-        self.transport.write(data)
+        if not self.is_closed:  # uvloop's transports raise then
+            self.transport.write(data)
 
     async def drain(self) -> None:
         """Wait while the backend takes no more; a lost connection ends the wait."""
@@ -92,17 +94,17 @@ class Connection(asyncio.Protocol):
         return bool(self._arrivals.poll(0))
 
     def pause_reading(self) -> None:
-        if self._reading and not self._closed:
+        if self._reading and not self.is_closed:
             self._reading = False
             self.transport.pause_reading()
 
     def resume_reading(self) -> None:
-        if not self._reading and not self._closed:
+        if not self._reading and not self.is_closed:
             self._reading = True
             self.transport.resume_reading()
 
     def abort(self) -> None:
-        if not self._closed:
+        if not self.is_closed:
             self.transport.abort()
 
     # The deadline: the timer is left where it is when the deadline moves away from it, and looks again when it fires
@@ -159,7 +161,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if exc is not None and self._exchange is not None and self._exchange.is_sending:
             self._hear_last_words()
-        self._closed = True
+        self.is_closed = True
         if self._timer is not None:
             self._timer.cancel()
         self.resume_writing()

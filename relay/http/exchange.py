@@ -89,13 +89,10 @@ class Exchange:
         Raises:
             BackendTimeout, BackendProtocolError: There is none; `Unanswered` if not a byte of it came.
         """
-        self._connection.write(head)
-        if body is None:
-            self.is_sending = False
+        if self._connection.is_closed:  # since it was made, when nobody listened yet
+            self.lost(None)
         else:
-            if expect:
-                self._go_ahead = self._loop.create_future()
-            self._upload = self._loop.create_task(self._send_body(body, length))
+            self._send_request(head, body, length, expect)
         try:
             while not self._head_done:
                 if self._error is not None:
@@ -236,7 +233,7 @@ class Exchange:
             if value[:17].lower() == b"text/event-stream":
                 self._read_timeout = 0
         elif found := _KEEP_ALIVE.search(value):
-            self._connection.idle_for = min(IDLE, max(0.0, int(found[1]) - 1.0))
+            self._connection.idle_for = min(IDLE, 0.8 * int(found[1]))  # before it, not with it
 
     def _interim(self, status: int) -> None:
         """A 1xx: it ends no request, and none is passed on (RFC 9110 §15.2)."""
@@ -252,7 +249,16 @@ class Exchange:
         self._invalid = cause
         raise ValueError(cause)  # the parser stops, and `feed` is told
 
-    # Sending the body
+    # Sending
+
+    def _send_request(self, head: bytes, body: AsyncIterator[bytes] | None, length: int | None, expect: bool) -> None:
+        self._connection.write(head)
+        if body is None:
+            self.is_sending = False
+            return
+        if expect:
+            self._go_ahead = self._loop.create_future()
+        self._upload = self._loop.create_task(self._send_body(body, length))
 
     async def _send_body(self, body: AsyncIterator[bytes], length: int | None) -> None:
         """Pass the body on as it comes; an error of its source is the exchange's, and the backend sees a cut."""

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from django.core.handlers.asgi import ASGIHandler
 from django.http import Http404
 from django.http.response import HttpResponseBase
-from django.urls import URLResolver, get_resolver
+from django.urls import ResolverMatch, get_resolver
 from django.utils.functional import cached_property
 
 from relay.http import cors, journal
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("relay.http")
 
+REMEMBERED = 256
+"""Paths whose view is known without asking; few, as a stranger may make them long."""
+
 
 class RelayHandler(ASGIHandler):
     """Serves everything but the admin; its requests are `RelayRequest`s, and every view is a coroutine function."""
@@ -37,8 +42,9 @@ class RelayHandler(ASGIHandler):
         self._runtime = runtime
 
     @cached_property
-    def _resolver(self) -> URLResolver:
-        return get_resolver()
+    def _resolve(self) -> Callable[[str], ResolverMatch]:
+        """The URLconf's answer for a path; it never changes while we run, so the usual ones are remembered."""
+        return lru_cache(REMEMBERED)(get_resolver().resolve)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # type: ignore[override]
         request = RelayRequest(scope, receive, self._runtime)
@@ -64,8 +70,8 @@ class RelayHandler(ASGIHandler):
     async def _serve(self, request: RelayRequest, send: Send) -> None:
         """Answer, and log it however it ends.
 
-        Raises:
-            BackendError: Inside a body. The server cuts the connection then, as it must (RFC 9112 §8).
+        A response that can't be finished is left unfinished: the server cuts the connection then, so that the client
+        does not take the part for the whole (RFC 9112 §8).
         """
         status = journal.CLIENT_LEFT
         try:
@@ -81,7 +87,8 @@ class RelayHandler(ASGIHandler):
             pass
         except BackendError as exc:
             journal.backend_failed(request, exc)
-            raise
+        except BodyTooLarge as exc:
+            request.refusal = exc.refusal
         finally:
             journal.answered(request, status)
 
@@ -89,7 +96,7 @@ class RelayHandler(ASGIHandler):
         if self._is_allowed_preflight(request):
             return RelayedResponse(204, cors.preflight_fields(request.raw_headers))
         try:
-            match = request.resolver_match = self._resolver.resolve(request.path)
+            match = request.resolver_match = self._resolve(request.path)
             response: HttpResponseBase = await match.func(request, *match.args, **match.kwargs)
             return response
         except Http404:
