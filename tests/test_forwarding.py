@@ -375,10 +375,13 @@ def test_forward_token_leaves_every_copy_where_it_was() -> None:
         pytest.param("tickets=2&my_ticket=3", "tickets=2&my_ticket=3", id="other names"),
     ],
 )
-def test_a_ticket_that_was_used_goes(to: Grant, sent: str, crosses: str) -> None:
-    """Contract, section 6: the parameter goes before the backend sees the query."""
-    who = Identification(ANN, "ticket")
-    assert Forwarding().query(scope(query=sent.encode(), kind="websocket"), to, who) == crosses.encode()
+def test_no_ticket_reaches_a_backend(to: Grant, sent: str, crosses: str) -> None:
+    """Contract, section 6: the parameter goes before the backend sees the query, used or not, on every route."""
+    used = Identification(ANN, "ticket")
+    unused = Identification(None, code="invalid_ticket")
+    asked = scope(query=sent.encode(), kind="websocket")
+    assert Forwarding().query(asked, to, used) == crosses.encode()
+    assert Forwarding().query(asked, PUBLIC, unused) == crosses.encode()
 
 
 def test_places_follow_the_settings() -> None:

@@ -20,7 +20,7 @@ FLOORS = (
     ("relay.websocket", "relay.http", "relay.pages", "relay.fleet"),
     ("relay.forwarding", "relay.access"),
     ("relay.entry", "relay.identity"),
-    ("relay.backends",),
+    ("relay.backends", "relay.shared"),
     ("relay.routing", "relay.rate"),
     ("relay.models", "relay.live", "relay.migrations"),
     ("gatewaysite.env", "gatewaysite.variables"),
