@@ -64,6 +64,7 @@ class Exchange:
         self._upload: asyncio.Task[None] | None = None
         self._go_ahead: asyncio.Future[bool] | None = None
         self._client_holds = False
+        self._unsent = b""
         self._waiter: asyncio.Future[None] | None = None
         self._chunks: list[bytes] = []
         self._buffered = 0
@@ -252,13 +253,27 @@ class Exchange:
     # Sending
 
     def _send_request(self, head: bytes, body: AsyncIterator[bytes] | None, length: int | None, expect: bool) -> None:
-        self._connection.write(head)
+        if body is None or expect:
+            self._connection.write(head)
+        else:
+            # The body's first piece is mostly here already: give it one turn of the loop to travel with the head.
+            self._unsent = head
         if body is None:
             self.is_sending = False
             return
         if expect:
             self._go_ahead = self._loop.create_future()
         self._upload = self._loop.create_task(self._send_body(body, length))
+        self._loop.call_soon(self._send_unsent)
+
+    def _send_unsent(self) -> None:
+        if self._unsent and self._error is None:
+            self._write(b"")
+
+    def _write(self, data: bytes) -> None:
+        if self._unsent:
+            data, self._unsent = self._unsent + data, b""
+        self._connection.write(data)
 
     async def _send_body(self, body: AsyncIterator[bytes], length: int | None) -> None:
         """Pass the body on as it comes; an error of its source is the exchange's, and the backend sees a cut."""
@@ -292,7 +307,7 @@ class Exchange:
     async def _send_chunked(self, body: AsyncIterator[bytes]) -> None:
         while piece := await self._next(body):
             await self._send(b"%x\r\n%b\r\n" % (len(piece), piece), len(piece))
-        self._connection.write(b"0\r\n\r\n")
+        self._write(b"0\r\n\r\n")
 
     async def _next(self, body: AsyncIterator[bytes]) -> bytes:
         """The next piece that holds something, empty at the end. Meanwhile it is the client who is waited for."""
@@ -306,9 +321,9 @@ class Exchange:
         return piece or b""
 
     async def _send(self, data: bytes, size: int) -> None:
-        if self._connection.has_arrivals():
+        if not self._unsent and self._connection.has_arrivals():
             await asyncio.sleep(0)  # let the loop read: an early refusal is lost once a write has failed
-        self._connection.write(data)
+        self._write(data)
         self.sent += size
         await self._connection.drain()
 
