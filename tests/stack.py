@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -25,6 +26,7 @@ from relay.server.host import Host
 from relay.typing import ASGIApp, RawHeaders, Receive, Scope, Send
 from relay.websocket.consumer import RelayConsumer
 from relay.websocket.lifetime import DEFAULT_LIMITS, Limits
+from tests import ws_helpers
 from tests.identity_helpers import SECRET, token
 
 ORIGIN = "https://app.example.com"
@@ -144,6 +146,46 @@ async def accept(
     return protocol if protocol.handshake_exc is None else None
 
 
+class Ends(asyncio.Queue[tuple[int | None, str]]):
+    """What a backend was told at the end of each socket: reason, and code (None: empty close, -1: no close frame)."""
+
+    async def next(self) -> tuple[int | None, str]:
+        async with asyncio.timeout(10):
+            return await self.get()
+
+
+def observed(ends: Ends, first: bytes = b"", then: str = "echo") -> Behaviour:
+    """A backend that echoes messages, answers a close with the same, and tells how each socket ended.
+
+    Args:
+        first: Frames to send at once.
+        then: ``echo``, or ``mute``: it reads and never answers a close.
+    """
+
+    async def behaviour(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        protocol = await accept(seen, writer, glued=first)
+        assert protocol is not None
+        told: tuple[int | None, str] = (-1, "")
+        while data := await reader.read(65536):
+            protocol.receive_data(data)
+            for event in protocol.events_received():
+                name = event.opcode.name  # type: ignore[union-attr]
+                if name == "CLOSE":
+                    received = protocol.close_rcvd
+                    told = (None, "") if received is None or received.code == 1005 else (received.code, received.reason)
+                    ends.put_nowait(told)
+                elif then == "echo" and name in ("TEXT", "BINARY", "CONT"):
+                    writer.write(ws_helpers.frame(event.opcode, event.data, fin=event.fin))  # type: ignore[union-attr]
+            for out in protocol.data_to_send():
+                if then == "echo":
+                    writer.write(out) if out else writer.write_eof()
+            await writer.drain()
+        if told == (-1, ""):
+            ends.put_nowait(told)
+
+    return behaviour
+
+
 class BackendServer:
     """A backend on a raw socket that remembers what it saw, and does what its behaviour says.
 
@@ -193,10 +235,11 @@ class BackendServer:
 
 
 @asynccontextmanager
-async def backend(behaviour: Behaviour = echo) -> AsyncIterator[BackendServer]:
-    """A backend on a free loopback port."""
+async def backend(behaviour: Behaviour = echo, listener: socket.socket | None = None) -> AsyncIterator[BackendServer]:
+    """A backend on a free loopback port, or on a socket that listens already and goes on listening behind it."""
     it = BackendServer(behaviour)
-    server = await asyncio.start_server(it.serve, "127.0.0.1", 0, limit=2**20)
+    sock = socket.create_server(("127.0.0.1", 0)) if listener is None else listener.dup()
+    server = await asyncio.start_server(it.serve, sock=sock, limit=2**20)
     it.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     try:
         yield it
@@ -206,22 +249,15 @@ async def backend(behaviour: Behaviour = echo) -> AsyncIterator[BackendServer]:
         await server.wait_closed()
 
 
-@dataclass
-class Stack:
-    """A gateway that listens, and what a test wants to know of it."""
+class Client:
+    """Whoever asks a gateway on a port of this machine."""
 
-    runtime: Runtime
-    host: Host
-    port: int
-    tokens: dict[str, str] = field(default_factory=dict)
+    def __init__(self, port: int) -> None:
+        self.port = port
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
-
-    def configure(self, **changes: Any) -> None:
-        """Put a changed configuration in force, as the watcher does."""
-        self.runtime.on_snapshot(replace(self.runtime.snapshot, **changes))
 
     async def request(
         self,
@@ -252,6 +288,20 @@ class Stack:
         """A WebSocket client, with Alice's token in ``Authorization`` unless headers are given."""
         options.setdefault("additional_headers", bearer())
         return connect(f"ws://127.0.0.1:{self.port}{path}", proxy=None, open_timeout=20, **options)
+
+
+@dataclass
+class Stack(Client):
+    """A gateway that listens, and what a test wants to know of it."""
+
+    runtime: Runtime
+    host: Host
+    port: int
+    tokens: dict[str, str] = field(default_factory=dict)
+
+    def configure(self, **changes: Any) -> None:
+        """Put a changed configuration in force, as the watcher does."""
+        self.runtime.on_snapshot(replace(self.runtime.snapshot, **changes))
 
 
 async def read_answer(reader: asyncio.StreamReader, head_only: bool = False) -> Answer:

@@ -20,7 +20,7 @@ from relay.websocket.lifetime import Limits
 from tests import stack, ws_helpers
 from tests.conftest import Events
 from tests.identity_helpers import OTHER_SECRET, SECRET, token
-from tests.stack import ORIGIN, Seen, bearer, closed
+from tests.stack import ORIGIN, Ends, Seen, bearer, closed, observed
 
 Reader = asyncio.StreamReader
 Writer = asyncio.StreamWriter
@@ -36,46 +36,6 @@ def carrier(request: pytest.FixtureRequest) -> str:
     """How sockets are carried; a promise of the contract holds for both."""
     way: str = request.param
     return way
-
-
-class Ends(asyncio.Queue[tuple[int | None, str]]):
-    """What a backend was told at the end of each socket: reason, and code (None: empty close, -1: no close frame)."""
-
-    async def next(self) -> tuple[int | None, str]:
-        async with asyncio.timeout(10):
-            return await self.get()
-
-
-def observed(ends: Ends, first: bytes = b"", then: str = "echo") -> stack.Behaviour:
-    """A backend that echoes messages, answers a close with the same, and tells how each socket ended.
-
-    Args:
-        first: Frames to send at once.
-        then: ``echo``, or ``mute``: it reads and never answers a close.
-    """
-
-    async def behaviour(seen: Seen, reader: Reader, writer: Writer) -> None:
-        protocol = await stack.accept(seen, writer, glued=first)
-        assert protocol is not None
-        told: tuple[int | None, str] = (-1, "")
-        while data := await reader.read(65536):
-            protocol.receive_data(data)
-            for event in protocol.events_received():
-                name = event.opcode.name  # type: ignore[union-attr]
-                if name == "CLOSE":
-                    received = protocol.close_rcvd
-                    told = (None, "") if received is None or received.code == 1005 else (received.code, received.reason)
-                    ends.put_nowait(told)
-                elif then == "echo" and name in ("TEXT", "BINARY", "CONT"):
-                    writer.write(ws_helpers.frame(event.opcode, event.data, fin=event.fin))  # type: ignore[union-attr]
-            for out in protocol.data_to_send():
-                if then == "echo":
-                    writer.write(out) if out else writer.write_eof()
-            await writer.drain()
-        if told == (-1, ""):
-            ends.put_nowait(told)
-
-    return behaviour
 
 
 @asynccontextmanager
