@@ -29,15 +29,13 @@ class Ask:
     """What a request or handshake wants.
 
     Attributes:
-        path: As the server decoded it.
-        raw_path: As it was sent, without the query; routes are matched against this one.
+        raw_path: As it was sent, without the query; it is what crosses, so it is what is judged.
         origin: The ``Origin`` field's value, None if none was sent. Several are joined, and so never allowed.
         host: The request's own host, ``host[:port]``, as the client knows it.
     """
 
     kind: Kind
     method: str
-    path: str
     raw_path: bytes
     origin: str | None
     host: str

@@ -107,7 +107,7 @@ def question(
     origins = [value.decode("latin-1") for name, value in headers if name == b"origin"]
     return Question(
         scope,
-        Ask(cast("Kind", scope["type"]), method, scope["path"], raw, ", ".join(origins) if origins else None, own_host),
+        Ask(cast("Kind", scope["type"]), method, raw, ", ".join(origins) if origins else None, own_host),
         Arrival("<one per request>", "<client address>", "<client address>", False, "http", own_host, 80, 0.0),
     )
 
@@ -175,7 +175,7 @@ def nearest(ask: Ask, snapshot: Snapshot) -> list[str]:
     """Why the routes that come closest don't match."""
     lines = {route.path: line for route in snapshot.routes if _fits(route, ask) and (line := _why_not(route, ask))}
     known = {route.path: route for route in snapshot.routes if route.kind == ask.kind and route.enabled}
-    for path in difflib.get_close_matches(ask.path[:200], known, 3, cutoff=0.5):
+    for path in difflib.get_close_matches(paths.decode(ask.raw_path)[:200], known, 3, cutoff=0.5):
         lines.setdefault(path, f"{label(known[path])}: {_matches(known[path])}")
     if lines:
         return list(lines.values())
@@ -203,7 +203,7 @@ def _other_kind(route: Route) -> str:
 def _fits(route: Route, ask: Ask) -> bool:
     """Whether a route's path, taken for itself, matches."""
     alone = Snapshot.build((), [replace(route, kind=ask.kind, methods=(), enabled=True)], ())
-    return alone.match(ask.kind, ask.method, ask.path) is not None
+    return alone.match(ask.kind, ask.method, paths.decode(ask.raw_path)) is not None
 
 
 def _matches(route: Route) -> str:

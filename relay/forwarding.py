@@ -123,7 +123,7 @@ class _Tokens:
             return False
         if self.grant.route.access != "public":
             return True
-        return any(p.value == value for p in self.who.presented if p.identity is not None)
+        return any(p.value == value for p in self.who.presented if p.identity is not None or not p.judged)
 
     def cookies(self, field: bytes) -> bytes:
         """A ``Cookie`` field without the token's pairs, the others as they are; empty when none is left."""

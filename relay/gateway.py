@@ -39,6 +39,10 @@ UNLIMITED = frozenset({*HEALTH, "/metrics"})
 """Paths that no rate limit touches (contract, section 7)."""
 
 
+LONGEST_HOST = 300
+"""Characters: a name has 253 at most (RFC 1035 §2.3.4), and the rule's answers are remembered."""
+
+
 def is_health(path: str) -> bool:
     """Whether a path is answered for any ``Host``, and while draining."""
     return path in HEALTH
@@ -86,7 +90,8 @@ class Gateway:
             self._see_server(scope)
         arrival = scope["relay"] = arrive(scope, runtime.settings.trusted_proxies)
         if not scope.get("raw_path"):
-            scope["raw_path"] = quote(scope["path"], safe="/!$&'()*+,;=:@~").encode()
+            decoded = scope["path"].encode("utf-8", "surrogateescape")
+            scope["raw_path"] = quote(decoded, safe="/!$&'()*+,;=:@~").encode()
         if refusal := self._at_the_door(scope, arrival):
             return await self._refuse(scope, receive, send, arrival, refusal)
         path: str = scope["path"]
@@ -106,7 +111,7 @@ class Gateway:
         path: str = scope["path"]
         if scope["type"] == "http" and scope["method"] in NEVER:
             return Refusal("method_not_allowed", f"{scope['method']} is never relayed")
-        if not is_health(path) and not _host_allowed(arrival.host):
+        if not is_health(path) and (len(arrival.host) > LONGEST_HOST or not _host_allowed(arrival.host)):
             return Refusal("bad_request", f"the host {arrival.host[:200] or '(none)'} is not in ALLOWED_HOSTS")
         if not self.runtime.started and not is_health(path):
             return Refusal("no_healthy_backend", "there is no configuration yet")
@@ -185,5 +190,13 @@ def _as_the_client_sees_it(scope: Scope, arrival: Arrival) -> Scope:
     """For Django: scheme, host and address of the client, whatever trusted proxies stand between."""
     headers = [(name, value) for name, value in scope["headers"] if name != b"host"]
     headers.append((b"host", arrival.host.encode("latin-1")))
-    scope.setdefault("identity", NOBODY)
-    return scope | {"scheme": arrival.scheme, "headers": headers, "client": [arrival.client or "", 0]}
+    ours = "relay.cancel" in (scope.get("extensions") or {})
+    client_view = {
+        "scheme": arrival.scheme,
+        "headers": headers,
+        "client": [arrival.client, 0],
+        # Stock Daphne lets any client set it with a header.
+        "root_path": scope.get("root_path", "") if ours else "",
+        "identity": NOBODY,
+    }
+    return scope | client_view

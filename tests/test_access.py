@@ -55,11 +55,11 @@ def unknown(code: str, *presented: Presented) -> Identification:
 
 
 def http(path: str, method: str = "GET", origin: str | None = None, host: str = "gw.example.com") -> Ask:
-    return Ask("http", method, paths.decode(path.encode()), path.encode(), origin, host)
+    return Ask("http", method, path.encode(), origin, host)
 
 
 def handshake(path: str, origin: str | None = APP) -> Ask:
-    return Ask("websocket", "GET", paths.decode(path.encode()), path.encode(), origin, "gw.example.com")
+    return Ask("websocket", "GET", path.encode(), origin, "gw.example.com")
 
 
 def outcome(ask: Ask, who: Identification, site: Snapshot = SITE) -> str:

@@ -461,3 +461,11 @@ def test_the_snapshot_used_here_is_a_fair_one() -> None:
     """The harness configures what the loader would."""
     made = Snapshot.build([Backend("main", (Url.parse("http://a"),))], stack.routes(), [Origin(ORIGIN)])
     assert made.allows(ORIGIN)
+
+
+async def test_tokens_too_many_to_judge_go_nowhere(backend: stack.BackendServer, gateway: stack.Stack) -> None:
+    """On a public route a valid one among hundreds could be hidden from us, not from the backend."""
+    pairs = "; ".join(f"auth_token={token(SECRET, jti=str(n))}" for n in range(20))
+    assert (await gateway.request("/open/x", headers={"Cookie": f"a=1; {pairs}"})).status == 200
+    assert backend.last.get("cookie") == "a=1"
+    assert backend.last.get("x-user-id") is None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from urllib.parse import quote
-
 from django.http.response import HttpResponseBase
 
 from relay import access, forwarding
@@ -36,10 +34,7 @@ async def relay(request: RelayRequest) -> HttpResponseBase:
 
 def ask(request: RelayRequest) -> access.Ask:
     """What the request wants, as `relay.access` judges it."""
-    raw_path: bytes | None = request.scope.get("raw_path")
-    if raw_path is None:  # a server that keeps only the decoded path
-        raw_path = quote(request.path).encode()
-    return access.Ask("http", request.method, request.path, raw_path, request.origin, request.arrival.host)
+    return access.Ask("http", request.method, request.scope["raw_path"], request.origin, request.arrival.host)
 
 
 async def _exchange(request: RelayRequest, grant: access.Grant) -> Exchange:

@@ -42,9 +42,11 @@ class Examiner:
         """The same with the keys at hand."""
         if not found:
             return NOBODY
-        if len(found) > MOST_TOKENS:
-            detail = f"{len(found)} tokens in one request, at most {MOST_TOKENS} are looked at"
-            return choose([Presented(place, value, None, "invalid_token", detail) for place, value in found])
+        if len({value for _, value in found}) > MOST_TOKENS:
+            detail = f"{len(found)} tokens in one request, at most {MOST_TOKENS} different ones are looked at"
+            return choose(
+                [Presented(place, value, None, "invalid_token", detail, judged=False) for place, value in found]
+            )
         return choose([self._present(place, value) for place, value in found])
 
     def _present(self, place: TokenPlace, value: str) -> Presented:

@@ -57,6 +57,7 @@ class Presented:
         code: Why it does not count: ``invalid_token``, ``expired_token`` or ``revoked_token``; empty if valid.
         detail: The same for the log, without the token.
         unknown_key: Whether a newer JWKS could still make it valid.
+        judged: False where there were too many to look at: it counts for nobody, and goes nowhere.
     """
 
     place: TokenPlace
@@ -65,6 +66,7 @@ class Presented:
     code: str = ""
     detail: str = ""
     unknown_key: bool = False
+    judged: bool = True
 
     def __repr__(self) -> str:
         return f"Presented(place={self.place!r}, valid={self.identity is not None}, code={self.code!r})"
