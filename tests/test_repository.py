@@ -1,5 +1,6 @@
 """What lies around the code must agree with it: lock files, image, compose, Makefile, documentation."""
 
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -144,7 +145,11 @@ def test_compose_has_no_secret_of_its_own(compose: dict[str, Any]) -> None:
 
 
 def make(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["make", *arguments], cwd=cwd, capture_output=True, text=True, timeout=30, check=False)
+    """Run make as from a shell: not as the child of the `make test` that may have started us."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    return subprocess.run(
+        ["make", *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=30, check=False
+    )
 
 
 @pytest.mark.parametrize("verb", ["run", "setup", "test", "lint", "types", "bench"])
