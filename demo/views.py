@@ -1,7 +1,6 @@
 """The demo page and what it asks the server for. Async, without a database: they run beside what they show.
 
-The page's files are served from here, not by staticfiles: a checkout whose static files have been collected for a
-deployment has no demo among them.
+The page's few files are served from here, not by staticfiles: they need none of its finders, and go out as they are.
 """
 
 import mimetypes
