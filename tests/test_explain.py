@@ -309,17 +309,17 @@ def test_what_cannot_be_sent_is_an_error_in_one_line(typed, options, said):
 
 
 @pytest.mark.parametrize(
-    ("typed", "raw", "path"),
+    ("typed", "raw"),
     [
-        pytest.param("/é b", b"/%C3%A9%20b", "/é b", id="typed plainly"),
-        pytest.param("/%C3%A9", b"/%C3%A9", "/é", id="typed encoded"),
-        pytest.param("/a%2Fb", b"/a%2Fb", "/a/b", id="an encoded slash stays"),
+        pytest.param("/é b", b"/%C3%A9%20b", id="typed plainly"),
+        pytest.param("/%C3%A9", b"/%C3%A9", id="typed encoded"),
+        pytest.param("/a%2Fb", b"/a%2Fb", id="an encoded slash stays"),
     ],
 )
-def test_a_typed_path_becomes_what_a_client_would_send(typed, raw, path):
+def test_a_typed_path_becomes_what_a_client_would_send(typed, raw):
     """Browsers encode what does not belong into a request line."""
     asked = question("get", typed)
-    assert (asked.ask.method, asked.ask.raw_path, asked.ask.path) == ("GET", raw, path)
+    assert (asked.ask.method, asked.ask.raw_path) == ("GET", raw)
 
 
 # The command.

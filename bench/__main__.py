@@ -1,0 +1,107 @@
+"""``python -m bench [all|ws|http|memory|scale]``: see README.md."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from bench import measure, memory
+from bench.measure import Figures
+from bench.targets import PEERS, ROOT, Lab, Target, build_tools, which
+
+Results = dict[str, dict[str, list[Figures]]]
+
+
+def targets(lab: Lab, names: list[str], kind: str) -> list[Target]:
+    """The peers that can be started, and the gateway behind them."""
+    found = []
+    for name in names:
+        if not getattr(PEERS[name], kind):
+            continue
+        if which(PEERS[name].wants):
+            found.append(lab.peer(name))
+        else:
+            print(f"  {name} is left out: there is no {PEERS[name].wants}")
+    return [*found, lab.gateway()]
+
+
+def websockets(lab: Lab, args: argparse.Namespace) -> Results:
+    running = targets(lab, args.peers, "websocket")
+    results: Results = {}
+    # Memory first: what a process freed after a busy spell would be used again and hide the growth.
+    print(f"\nMemory of {args.idle} idle connections\n  {'':20}{'KiB each':>14}{'base MiB':>10}{'fails':>8}")
+    results["idle"] = {}
+    for target in running:
+        run = measure.idle_memory(lab.build, target, args.idle)
+        results["idle"][target.name] = [run]
+        print(f"  {target.name:20}{run['kib']:>14.1f}{run['base_mib']:>10.0f}{run['fails']:>8.0f}", flush=True)
+    for title, options in measure.WEBSOCKET.items():
+        rows = measure.in_turn(
+            running,
+            args.repeat,
+            lambda t, o=options: measure.websocket(lab.build, t, *o, seconds=args.seconds),  # type: ignore[misc]
+        )
+        measure.table(title, "handshakes" if "connect" in options else "messages", rows)
+        results[title] = rows
+    return results
+
+
+def http(lab: Lab, args: argparse.Namespace) -> Results:
+    running = targets(lab, args.peers, "http")
+    results: Results = {}
+    for title, path in measure.HTTP.items():
+        able = [t for t in running if t.name not in PEERS or PEERS[t.name].relays or "bytes" not in path]
+        results[title] = measure.in_turn(able, args.repeat, lambda t, p=path: measure.http(t, p, args.seconds))  # type: ignore[misc]
+        measure.table(title, "requests", results[title])
+    return results
+
+
+def scale(lab: Lab, args: argparse.Namespace) -> Results:
+    """One worker and two, and what the log costs."""
+    running = [
+        lab.gateway("1 worker"),
+        lab.gateway("2 workers", "--workers", "2"),
+        lab.gateway("no log", LOG_LEVEL="ERROR"),
+    ]
+    small = next(iter(measure.HTTP.values()))
+    requests = measure.in_turn(running, args.repeat, lambda t: measure.http(t, small, args.seconds))
+    measure.table("small requests", "requests", requests)
+    title = "50 connections, 64 B"
+    messages = measure.in_turn(
+        running, args.repeat, lambda t: measure.websocket(lab.build, t, *measure.WEBSOCKET[title], seconds=args.seconds)
+    )
+    measure.table(title, "messages", messages)
+    return {"scale: requests": requests, "scale: messages": messages}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("verb", nargs="?", default="all", choices=["all", "ws", "http", "memory", "scale"])
+    parser.add_argument(
+        "--build", type=Path, default=ROOT / ".bench", help="where it builds and runs (default: .bench)"
+    )
+    parser.add_argument("--peers", default="all", help="comma-separated, 'all' or 'none'; known: " + ", ".join(PEERS))
+    parser.add_argument("--repeat", type=int, default=3, help="measure each so often, in turn; medians are printed")
+    parser.add_argument("--seconds", type=float, default=3, help="of each measurement")
+    parser.add_argument("--idle", type=int, default=1000, help="idle connections for the memory figure")
+    parser.add_argument("--json", type=Path, help="write every figure here, too")
+    args = parser.parse_args()
+    args.peers = [] if args.peers == "none" else list(PEERS) if args.peers == "all" else args.peers.split(",")
+    if unknown := set(args.peers) - set(PEERS):
+        parser.error(f"unknown peers: {', '.join(sorted(unknown))}")
+    build_tools(args.build)
+    results: Results = {}
+    for verb, part in {"ws": websockets, "http": http, "scale": scale}.items():
+        if args.verb in ("all", verb):
+            with Lab(args.build) as lab:
+                results |= part(lab, args)
+    if args.verb in ("all", "memory"):
+        with Lab(args.build) as lab:
+            memory.run(lab)
+    if args.json:
+        args.json.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
