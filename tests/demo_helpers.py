@@ -3,12 +3,13 @@
 import os
 import queue
 import re
+import signal
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -71,16 +72,32 @@ class Demo:
     def end(self) -> None:
         """Whatever happened, leave no process and no open pipe behind."""
         self.process.terminate()
-        self.wait()
-        assert self.process.stdout
-        self.process.stdout.close()
+        try:
+            self.wait()
+        except (AssertionError, subprocess.TimeoutExpired):
+            for pid in [*descendants(self.process.pid), self.process.pid]:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            self.wait()
+            raise
+        finally:
+            assert self.process.stdout
+            self.process.stdout.close()
 
     def child(self, command: str) -> int:
         """Return the process id of the child whose command line has that text."""
-        pid = self.process.pid
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        children = descendants(self.process.pid)
         (found,) = (child for child in children if command in Path(f"/proc/{child}/cmdline").read_text())
-        return int(found)
+        return found
+
+
+def descendants(pid: int) -> list[int]:
+    """Return the ids of a process's children, and theirs."""
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except FileNotFoundError:
+        return []
+    return [found for child in map(int, children) for found in (*descendants(child), child)]
 
 
 def environment(data: Path, port: int) -> dict[str, str]:
