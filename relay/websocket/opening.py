@@ -1,0 +1,156 @@
+"""The opening handshake with a backend: what is asked, and what makes an answer a yes (RFC 6455 §4.1, §4.2.2). Pure."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from relay import forwarding
+from relay.access import Grant
+from relay.entry import Arrival
+from relay.forwarding import Forwarding
+from relay.identity.model import Identification
+from relay.routing.snapshot import Url
+from relay.typing import RawHeaders, Scope
+from relay.websocket import deflate
+
+_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+_EXCERPT = 200
+"""Bytes of a refusing answer's body that go to the log."""
+_SHORTEST_SECRET = 3
+"""Shorter cookie values are no secrets, and masking them would make a log line unreadable."""
+
+
+_LINE_END = re.compile(rb"[\r\n\0]")
+
+
+class UnsafeField(ValueError):
+    """A field that can't be sent to a backend as one field (RFC 9110 §5.5)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """What a valid 101 says.
+
+    Attributes:
+        extensions: The agreed ``permessage-deflate``, empty if there is none.
+        headers: What of the answer is for the client: its end to end fields, without the handshake's own.
+    """
+
+    subprotocol: str | None
+    extensions: bytes
+    headers: RawHeaders
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """One client's handshake, to be made with its backend.
+
+    Attributes:
+        deflate_offers: The client's, where the bytes will be tunnelled; otherwise none.
+    """
+
+    scope: Scope
+    arrival: Arrival
+    grant: Grant
+    who: Identification
+    rules: Forwarding
+    subprotocols: Sequence[str]
+    deflate_offers: tuple[deflate.Offer, ...] = ()
+
+    def request(self, url: Url, key: bytes) -> bytes:
+        """The request's head.
+
+        Raises:
+            UnsafeField: A value would end its line early; no server that parses HTTP lets one in.
+        """
+        grant = self.grant
+        target = forwarding.target(url, grant, self.rules.query(self.scope, grant, self.who))
+        fields = [
+            (b"host", forwarding.host(url, grant, self.arrival)),
+            (b"upgrade", b"websocket"),
+            (b"connection", b"Upgrade"),
+            (b"sec-websocket-key", key),
+            (b"sec-websocket-version", b"13"),
+        ]
+        if self.subprotocols:
+            fields.append((b"sec-websocket-protocol", ", ".join(self.subprotocols).encode("latin-1")))
+        if self.deflate_offers:
+            fields.append((b"sec-websocket-extensions", b", ".join(offer.text for offer in self.deflate_offers)))
+        if origin := self.origin:
+            fields.append((b"origin", origin))
+        fields += self.rules.request_headers(self.scope, self.arrival, grant, self.who)
+        for name, value in fields:
+            if _LINE_END.search(value):
+                raise UnsafeField(f"the field {name.decode('latin-1')} has a line end or NUL in its value")
+        return b"GET %b HTTP/1.1\r\n%b\r\n" % (target, b"".join(b"%b: %b\r\n" % field for field in fields))
+
+    @property
+    def origin(self) -> bytes | None:
+        """The ``Origin`` that the backend sees."""
+        return forwarding.websocket_origin(self.scope, self.grant)
+
+    def judge(self, headers: RawHeaders, key: bytes) -> Accepted | str:
+        """Read the fields of a 101, names in lowercase; a string says why it is not a valid one (§4.1)."""
+        fields: dict[bytes, list[bytes]] = {}
+        for name, value in headers:
+            fields.setdefault(name, []).append(value)
+        if [value.lower() for value in fields.get(b"upgrade", ())] != [b"websocket"]:
+            return "without Upgrade: websocket"
+        if b"upgrade" not in forwarding.named_by_connection(headers):
+            return "without Connection: Upgrade"
+        if fields.get(b"sec-websocket-accept") != [accept_for(key)]:
+            return "with a Sec-WebSocket-Accept that does not belong to the key"
+        chosen = b", ".join(fields.get(b"sec-websocket-protocol", ())).decode("latin-1")
+        if chosen and chosen not in self.subprotocols:
+            return f"with the subprotocol {chosen!r}; offered: {', '.join(self.subprotocols) or 'none'}"
+        extensions = b", ".join(fields.get(b"sec-websocket-extensions", ()))
+        if extensions and not deflate.answers(extensions, self.deflate_offers):
+            offered = b", ".join(offer.text for offer in self.deflate_offers).decode("latin-1")
+            return f"with the extension {extensions.decode('latin-1')!r}; offered: {offered or 'none'}"
+        crossing = [
+            field
+            for field in forwarding.response_headers(headers)
+            if field[0] not in forwarding.HANDSHAKE and field[0] != b"content-length"
+        ]
+        return Accepted(chosen or None, extensions, crossing)
+
+    def excerpt(self, data: bytes) -> str:
+        """The first bytes of an answer for the log, without this request's own token and cookie values."""
+        for secret in sorted(self.secrets, key=len, reverse=True):
+            data = data.replace(secret, b"***")
+            for length in range(len(secret) - 1, _SHORTEST_SECRET, -1):  # cut off where we stopped reading
+                if data.endswith(secret[:length]):
+                    data = data[:-length] + b"***"
+                    break
+        return repr(data[:_EXCERPT].decode(errors="backslashreplace"))
+
+    @property
+    def excerpt_size(self) -> int:
+        """Bytes to read for an excerpt: a secret that begins in it must be seen whole."""
+        return _EXCERPT + min(max(map(len, self.secrets), default=0), 16384)
+
+    @property
+    def secrets(self) -> set[bytes]:
+        """What a backend may repeat and nobody may log: tokens, credentials, cookie values."""
+        found = {presented.value.encode("latin-1", "replace") for presented in self.who.presented}
+        for name, value in self.scope["headers"]:
+            if name == b"cookie":
+                found.update(pair.partition(b"=")[2].strip().strip(b'"') for pair in value.split(b";"))
+            elif name == b"authorization":
+                found.add(value.strip().rpartition(b" ")[2])
+        return {value for value in found if len(value) >= _SHORTEST_SECRET}
+
+
+def new_key() -> bytes:
+    """A fresh ``Sec-WebSocket-Key`` (§4.1, 7.)."""
+    return base64.b64encode(os.urandom(16))
+
+
+def accept_for(key: bytes) -> bytes:
+    """The ``Sec-WebSocket-Accept`` that belongs to a key (§4.2.2, 5.4.)."""
+    return base64.b64encode(hashlib.sha1(key + _GUID, usedforsecurity=False).digest())
