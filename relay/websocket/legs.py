@@ -1,0 +1,288 @@
+"""One side of a tunnel: reads its transport, passes on to the other side's, and is told when it is over.
+
+Reading is the hot path: one `feed` and one `write` for each read. Whatever wants more (a message rate, an idle timeout,
+a frame of ours that waits for a boundary, an end that has begun) turns `plain` off and takes the careful way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+from relay.rate import TokenBucket
+from relay.typing import ClosedBy
+from relay.websocket.frames import Scanner, close_frame, ping_frame
+from relay.websocket.lifetime import Limits
+
+if TYPE_CHECKING:
+    from relay.websocket.tunnel import Tunnel
+
+READ_SIZE = 64 * 1024
+"""Bytes read at once, into a buffer that all sockets of a loop share."""
+
+HIGH_WATER = 48 * 1024
+"""Bytes waiting for one side at which the other is no longer read. With one more read both ways: 224 KiB a socket."""
+
+_buffers: WeakKeyDictionary[asyncio.AbstractEventLoop, memoryview] = WeakKeyDictionary()
+
+
+def _shared_buffer(loop: asyncio.AbstractEventLoop) -> memoryview:
+    """The loop's read buffer: filled and emptied between two callbacks, so one does for all."""
+    buffer = _buffers.get(loop)
+    if buffer is None:
+        buffer = _buffers[loop] = memoryview(bytearray(READ_SIZE))
+    return buffer
+
+
+class Leg(asyncio.BufferedProtocol):
+    """The protocol of one of a tunnel's two transports.
+
+    Args:
+        name: Which side it is.
+        scanner: For what this side sends.
+
+    Attributes:
+        peer: The leg of the other side; set by the tunnel.
+        plain: What is read may simply be passed on.
+        said: This side has sent a close frame.
+        told: This side was sent a close frame, or the end of TCP: nothing more may be written to it.
+        gone: Nothing more comes from it.
+        lost: Its transport is closed.
+        waiting: A frame of ours for this side, until a frame in flight to it ends.
+        full: It takes too little of what is sent to it: the other side is not read meanwhile.
+        deaf: What it sends counts no more: it has broken the protocol.
+    """
+
+    __slots__ = (
+        "_buffer",
+        "_limits",
+        "_loop",
+        "_now",
+        "_timer",
+        "_unsent",
+        "bucket",
+        "deaf",
+        "full",
+        "gone",
+        "heard",
+        "lost",
+        "name",
+        "peer",
+        "pinged",
+        "plain",
+        "said",
+        "scanner",
+        "told",
+        "transport",
+        "tunnel",
+        "waiting",
+    )
+
+    peer: Leg
+    transport: asyncio.Transport
+
+    def __init__(self, tunnel: Tunnel, name: ClosedBy, scanner: Scanner, limits: Limits) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._buffer = _shared_buffer(self._loop)
+        self._now = self._loop.time
+        self._limits = limits
+        self._timer: asyncio.TimerHandle | None = None
+        self.full = False
+        self._unsent = 0  # bytes that waited for it when it was last looked at
+        self.waiting = b""
+        self.tunnel, self.name, self.scanner = tunnel, name, scanner
+        self.bucket: TokenBucket | None = None
+        self.plain = True
+        self.said = self.told = self.gone = self.lost = self.deaf = False
+        self.heard = self.pinged = 0.0
+
+    def start(self) -> None:
+        """Take over `transport`, which may have been closed already, or have something left to send."""
+        transport = self.transport
+        if transport.is_closing():
+            self.lost = True
+            self.tunnel.left(self, "")
+            return
+        transport.set_protocol(self)
+        transport.set_write_buffer_limits(high=HIGH_WATER, low=HIGH_WATER // 4)
+
+    def listen(self) -> None:
+        """Read it, unless the other side takes nothing of what it sends."""
+        peer = self.peer
+        if not self.gone and (peer.told or peer.gone or not peer.full):
+            self.transport.resume_reading()
+
+    # Reading
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.heard = self._now()
+        self.receive(self._buffer[:nbytes].tobytes())
+
+    def receive(self, data: bytes) -> None:
+        """Pass on what may pass, and have the tunnel act on what the scanner says."""
+        if not self.plain:
+            self._receive_carefully(data)
+            return
+        scanner = self.scanner
+        if passed := scanner.feed(data):
+            self.peer.transport.write(passed)
+        if scanner.verdict is not None:
+            self.tunnel.judged(self)
+
+    def _receive_carefully(self, data: bytes) -> None:
+        if self.deaf:
+            return
+        scanner, peer = self.scanner, self.peer
+        if self.bucket is not None:
+            scanner.allowance = scanner.messages + self.bucket.available(self.heard)
+        messages, frames = scanner.messages, scanner.frames
+        if peer.waiting and len(data) >= scanner.need:
+            end = scanner.need
+            peer.write(scanner.feed(data[:end]))
+            data = data[end:]
+            peer.boundary()
+        peer.write(scanner.feed(data))
+        if self.bucket is not None:
+            self.bucket.spend(scanner.messages - messages)
+        if scanner.frames != frames or scanner.need:
+            self.tunnel.lifetime.active = self.heard
+        if scanner.verdict is not None and not self.said:
+            self.tunnel.judged(self)
+
+    def eof_received(self) -> bool:
+        """The end of TCP from this side; kept open the other way while it is owed an answer to its close frame."""
+        if self.said and not self.told and self.transport.can_write_eof():
+            return True
+        self.tunnel.left(self, "")
+        self._shut()
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lost = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self.tunnel.left(self, str(exc or ""))
+
+    # Writing
+
+    def write(self, data: bytes) -> None:
+        """Write unless it was told that all is over."""
+        if data and not (self.told or self.gone):
+            self.transport.write(data)
+
+    def pause_writing(self) -> None:
+        self.full = True
+        self._unsent = self.transport.get_write_buffer_size()
+        if not (self.told or self.peer.gone):
+            self.peer.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        self.full = False
+        self.heard = self._now()
+        self.peer.listen()
+
+    def boundary(self) -> None:
+        """Send what has waited for the end of a frame in flight."""
+        frame, self.waiting = self.waiting, b""
+        if not frame or self.told or self.gone:
+            return
+        if self.tunnel.ending is None:
+            self.transport.write(frame)
+            self.tunnel.replan()
+        else:
+            self._close_with(frame)
+
+    # Life (`lifetime.Side`)
+
+    def listening(self) -> bool:
+        """Whether it is read; one that takes what is sent to it, be it slowly, is alive as well."""
+        if self.full:
+            unsent = self.transport.get_write_buffer_size()
+            moved, self._unsent = unsent < self._unsent, unsent
+            if moved:
+                return False
+        return not self.peer.full
+
+    def ping(self) -> None:
+        """Ping it between two frames, by a payload of our own, so that the answer can be told from others."""
+        if self.scanner.own_pong is None:
+            self.scanner.own_pong = os.urandom(8)
+        self.waiting = ping_frame(self.scanner.own_pong, masked=self.name == "backend")
+        if self.peer.scanner.need:
+            self.tunnel.replan()
+        else:
+            self.boundary()
+
+    def vanish(self) -> None:
+        """It does not answer: cut it off."""
+        self.tunnel.left(self, f"no byte within {self._limits.pong:g} s of a ping")
+        self.transport.abort()
+
+    # Ending
+
+    def tell(self, code: int | None, reason: str = "") -> None:
+        """Tell it that all is over: by a close frame, once no frame is in flight to it, or by the end of TCP."""
+        if self.told or self.gone:
+            return
+        frame = close_frame(code, reason, masked=self.name == "backend")
+        if not self.peer.scanner.need:
+            self._close_with(frame)
+        elif self.peer.gone or self.peer.deaf:  # the rest of the frame won't come
+            self.cut()
+        else:
+            self.waiting = frame
+            self._after(self._limits.frame, self.cut)
+
+    def was_told(self) -> None:
+        """A close frame has gone to this side."""
+        self.told = True
+        self.waiting = b""
+        self.peer.listen()  # nothing is passed on any more: it can't be too much
+        if self.said:
+            self.finish()
+        else:
+            self._after(self._limits.close, self.transport.abort)
+
+    def finish(self) -> None:
+        """Both close frames have been exchanged: the server of a WebSocket closes TCP first (RFC 6455 §7.1.1)."""
+        if self.name == "client":
+            self._shut()
+        else:
+            self._after(self._limits.close, self.transport.abort)
+
+    def cut(self) -> None:
+        """End TCP without a close frame."""
+        self.told = True
+        self.peer.listen()
+        self._shut()
+
+    def _close_with(self, frame: bytes) -> None:
+        self.transport.write(frame)
+        self.was_told()
+        if self.deaf and self.name == "client" and not self.lost:
+            self._end_of_tcp()
+
+    def _end_of_tcp(self) -> None:
+        """End TCP our way, and drop what still comes: a socket closed over unread bytes would be reset, and the reset
+        could overtake our close frame (RFC 6455 §7.1.1, RFC 1122 §4.2.2.13)."""
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        else:
+            self._shut()
+
+    def _shut(self) -> None:
+        """Close the transport once it has sent everything, or after a while without."""
+        self.transport.close()
+        if not self.lost:
+            self._after(self._limits.close, self.transport.abort)
+
+    def _after(self, seconds: float, then: Callable[[], None]) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(seconds, then)
