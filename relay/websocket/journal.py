@@ -1,0 +1,121 @@
+"""What is logged and counted of a WebSocket: its handshake's end, and the story of its life."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from relay.access import Denied, Grant
+from relay.entry import Arrival
+from relay.identity.model import Identity
+from relay.live import log
+from relay.refusals import BackendError
+from relay.websocket import close_codes
+from relay.websocket.carrier import Outcome
+from relay.websocket.socket import CarriedSocket
+
+if TYPE_CHECKING:
+    from relay.live.metrics import Metrics
+
+
+class Journal:
+    """Writes for one handshake and the socket that comes of it.
+
+    Args:
+        path: Decoded, without the query.
+    """
+
+    def __init__(self, metrics: Metrics, arrival: Arrival, path: str, identity: Identity | None) -> None:
+        self._metrics, self._arrival, self._path = metrics, arrival, path
+        self._user_id = identity.user_id if identity is not None else None
+
+    def refused(self, denied: Denied, close_code: int | None) -> None:
+        """The handshake got no further; with a close code it was accepted and closed."""
+        refusal, route = denied.refusal, denied.route
+        self._metrics.refusal(refusal.code)
+        self._metrics.handshake(refusal.code)
+        log.ws_refused(
+            request_id=self._arrival.request_id,
+            client=self._arrival.client,
+            path=self._path,
+            status=refusal.status,
+            close_code=close_code,
+            code=refusal.code,
+            detail=refusal.detail,
+            duration=self._passed(),
+            user_id=self._user_id,
+            route=route.path if route else None,
+            backend=route.backend if route else None,
+        )
+
+    def backend_failed(self, error: BackendError, grant: Grant) -> None:
+        """The exact cause of a 502 or 504."""
+        log.backend_error(
+            backend=error.backend,
+            code=error.code,
+            detail=str(error),
+            phase=error.phase,
+            request_id=self._arrival.request_id,
+            client=self._arrival.client,
+            user_id=self._user_id,
+            route=grant.route.path,
+            duration=self._passed(),
+        )
+
+    def left(self, grant: Grant) -> None:
+        """The client did not wait for the answer to its handshake."""
+        self._metrics.handshake("client_left")
+        log.ws_close(
+            request_id=self._arrival.request_id,
+            client=self._arrival.client,
+            route=grant.route.path,
+            backend=grant.backend.name,
+            close_code=close_codes.ABNORMAL,
+            closed_by="client",
+            duration=self._passed(),
+            messages_to_backend=0,
+            messages_to_client=0,
+            bytes_to_backend=0,
+            bytes_to_client=0,
+            user_id=self._user_id,
+            detail="the client left during the handshake",
+        )
+
+    def opened(self, socket: CarriedSocket, subprotocol: str | None) -> None:
+        """The handshake is done."""
+        self._metrics.handshake("accepted")
+        self._metrics.ws_opened(socket)
+        log.ws_open(
+            request_id=self._arrival.request_id,
+            client=self._arrival.client,
+            path=self._path,
+            route=socket.route.path,
+            backend=socket.backend.name,
+            duration=self._passed(),
+            user_id=self._user_id,
+            origin=socket.origin or None,
+            subprotocol=subprotocol,
+        )
+
+    def closed(self, socket: CarriedSocket, outcome: Outcome) -> None:
+        """It has ended, and is no longer in the registry."""
+        self._metrics.ws_closed(socket, outcome.code, outcome.by)
+        log.ws_close(
+            request_id=self._arrival.request_id,
+            client=self._arrival.client,
+            route=socket.route.path,
+            backend=socket.backend.name,
+            close_code=outcome.code,
+            closed_by=outcome.by,
+            duration=self._passed(),
+            messages_to_backend=socket.messages_to_backend,
+            messages_to_client=socket.messages_to_client,
+            bytes_to_backend=socket.bytes_to_backend,
+            bytes_to_client=socket.bytes_to_client,
+            user_id=self._user_id,
+            reason=outcome.reason,
+            detail=outcome.detail,
+        )
+
+    def _passed(self) -> float:
+        return time.monotonic() - self._arrival.started

@@ -1,0 +1,57 @@
+"""One carried socket as the registry, the admin and the metrics see it (`relay.live.registry.LiveSocket`)."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from operator import attrgetter
+from typing import Any
+
+from relay.access import Grant
+from relay.entry import Arrival
+from relay.identity.model import Identity
+from relay.live.registry import Ending
+from relay.routing.snapshot import Url
+from relay.websocket.carrier import Carrier
+
+
+def _kept_by_carrier(name: str) -> Any:
+    return property(attrgetter(f"_carrier.{name}"))
+
+
+class CarriedSocket:
+    """A WebSocket that was accepted.
+
+    Args:
+        origin: The ``Origin`` field; empty if the client sent none.
+    """
+
+    messages_to_backend: int = _kept_by_carrier("messages_to_backend")
+    messages_to_client: int = _kept_by_carrier("messages_to_client")
+    bytes_to_backend: int = _kept_by_carrier("bytes_to_backend")
+    bytes_to_client: int = _kept_by_carrier("bytes_to_client")
+
+    __slots__ = ("_carrier", "_identity", "backend", "client", "id", "opened_at", "origin", "route", "url")
+
+    def __init__(self, grant: Grant, url: Url, arrival: Arrival, origin: str, carrier: Carrier) -> None:
+        self.id = secrets.token_hex(8)
+        self.route, self.backend, self.url = grant.route, grant.backend, url
+        self.client, self.origin = arrival.client, origin
+        self.opened_at = time.time()
+        self._identity = grant.identity
+        self._carrier = carrier
+
+    @property
+    def identity(self) -> Identity | None:
+        """Whose socket it is; None on a public route without a token."""
+        return self._identity
+
+    @identity.setter
+    def identity(self, identity: Identity | None) -> None:
+        """Belong to this token from now on; the deadline moves with it (re-authentication)."""
+        self._identity = identity
+        self._carrier.lifetime.renew(identity.expires_at if identity is not None else None)
+
+    def end(self, ending: Ending) -> None:
+        """Begin to close both sides. Returns at once; the first ending counts."""
+        self._carrier.end(ending)
