@@ -17,6 +17,9 @@ WORKER = """
 import asyncio, os, signal, sys
 from relay.server.workers import join
 
+def say(*words):  # in one write: print makes two where Python is unbuffered
+    os.write(1, (" ".join(map(str, words)) + "\\n").encode())
+
 async def main():
     stop, signals = asyncio.Event(), 0
     def signalled():
@@ -24,38 +27,45 @@ async def main():
         signals += 1
         if mode != "stubborn" or signals > 1:
             stop.set()
-        print("signal", flush=True)
+        say("signal")
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, signalled)
     async def greet(reader, writer):
         writer.write(b"%d" % os.getpid())
         writer.close()
     server = await asyncio.start_server(greet, sock=__import__("socket").socket(fileno=listening))
-    print("worker", os.getpid(), flush=True)
+    say("worker", os.getpid())
     join(supervisor)
     await stop.wait()
     server.close()
 
 mode, listening, supervisor = sys.argv[1], int(sys.argv[2]), int(sys.argv[4])
 if mode == "broken":
-    print("a bad setting", flush=True)
+    say("a bad setting")
     sys.exit(3)
 asyncio.run(main())
 """
 
 SUPERVISOR = """
-import logging, socket, sys
+import logging, os, socket, sys
 from relay.server import workers
 
-logging.basicConfig(format="%(message)s", stream=sys.stdout)
+def say(*words):
+    os.write(1, (" ".join(map(str, words)) + "\\n").encode())
+
+class Handler(logging.Handler):
+    def emit(self, record):
+        say(record.getMessage())
+
+logging.getLogger().addHandler(Handler())
 workers.FIRST_DELAY, workers.GRACE = 0.01, 0.1
 mode, count, listening = sys.argv[1], int(sys.argv[2]), socket.socket(fileno=int(sys.argv[3]))
 sys.exit(workers.Supervisor(
     [sys.executable, "-c", sys.argv[4], mode, str(listening.fileno())],
     count,
     [listening],
-    0.1,
-    on_ready=lambda: print("ready", flush=True),
-    on_exit=lambda pid: print("gone", pid, flush=True),
+    float(sys.argv[5]),
+    on_ready=lambda: say("ready"),
+    on_exit=lambda pid: say("gone", pid),
 ).run())
 """
 
@@ -97,11 +107,11 @@ class Running:
 
 
 @asynccontextmanager
-async def supervising(mode: str = "", workers: int = 2) -> AsyncIterator[Running]:
+async def supervising(mode: str = "", workers: int = 2, drain_seconds: float = 60) -> AsyncIterator[Running]:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
-            *("-c", SUPERVISOR, mode, str(workers), str(listening.fileno()), WORKER),
+            *("-c", SUPERVISOR, mode, str(workers), str(listening.fileno()), WORKER, str(drain_seconds)),
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             pass_fds=(listening.fileno(),),
@@ -182,7 +192,7 @@ async def test_a_second_signal_goes_on_as_well(number: signal.Signals) -> None:
 
 async def test_a_worker_that_does_not_end_is_killed() -> None:
     """Behind the drain and `GRACE`."""
-    async with supervising("stubborn") as server:
+    async with supervising("stubborn", drain_seconds=0) as server:
         await server.line("ready")
         server.process.terminate()
         assert (await server.rest())[1] == 0
