@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+from typing import Any
 
 import django
 from django.core.exceptions import ImproperlyConfigured
@@ -25,6 +26,13 @@ except ValueError as exc:  # a key that can't be used
 application = Gateway(runtime, RelayHandler(runtime), RelayConsumer.as_asgi(runtime=runtime))
 
 if "daphne.server" in sys.modules and "relay.server.server" not in sys.modules:
+    from daphne.access import AccessLogGenerator
+
+    def _without_query(log: AccessLogGenerator, *, request: str, **fields: Any) -> None:
+        _write_entry(log, request=request.partition("?")[0], **fields)
+
+    # Its access log is no logger of Python's, and a query may hold a token.
+    _write_entry, AccessLogGenerator.write_entry = AccessLogGenerator.write_entry, _without_query
     application.server_is_known = True
     _warning = under_stock_daphne()
     logging.getLogger("relay").warning("%s: %s; %s", _warning.id, _warning.msg, _warning.hint)

@@ -50,7 +50,11 @@ _QUIET = {
     "redis": "WARNING",
     "channels_redis": "WARNING",
     "urllib3": "WARNING",
+    "uvicorn.access": "WARNING",  # repeats our own line of a request, with its query
 }
+
+_OWN_HANDLERS = ("django", "django.server", "uvicorn")
+"""They come with handlers of their own, whose lines no formatter of ours would have seen."""
 
 
 def configure(log_format: str, log_level: str, secret_names: Iterable[str] = ()) -> dict[str, Any]:
@@ -74,9 +78,7 @@ def configure(log_format: str, log_level: str, secret_names: Iterable[str] = ())
         "handlers": {"stdout": {"class": "relay.live.lines.StdoutHandler", "formatter": "line"}},
         "root": {"handlers": ["stdout"], "level": log_level},
         "loggers": {
-            # Django gives this one handlers of its own, which would write every record a second time.
-            "django": {"handlers": [], "level": log_level, "propagate": True},
-            "django.server": {"handlers": [], "level": log_level, "propagate": True},
+            **{name: {"handlers": [], "level": log_level, "propagate": True} for name in _OWN_HANDLERS},
             **{name: {"level": max(least, log_level, key=numbers.__getitem__)} for name, least in _QUIET.items()},
         },
     }
