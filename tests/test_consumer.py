@@ -308,7 +308,6 @@ async def test_re_authentication_moves_the_deadline(gateway: stack.Stack) -> Non
         assert await closed(client) == (4401, "token expired")
 
 
-@pytest.mark.xfail(strict=True, reason="relay.server takes a receive() that was cancelled for one that still waits")
 async def test_frames_behind_the_clients_handshake_arrive(gateway: stack.Stack) -> None:
     """A client need not wait for the 101 before it writes; nothing of it is lost in the hand-over."""
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)

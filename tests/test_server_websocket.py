@@ -257,15 +257,18 @@ async def test_an_application_that_never_answers_a_handshake() -> None:
 
 @pytest.mark.parametrize("how", ["close", "reset", "behind data that nobody reads"])
 async def test_a_client_that_leaves_before_the_answer(how: str) -> None:
-    """1006 at once, so that the application can stop dialling."""
+    """relay.cancel: the application stops dialling at once, without listening for it."""
     seen: list[Message] = []
     ended = asyncio.Event()
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         seen.append(await receive())
-        seen.append(await receive())
-        await send({"type": "websocket.accept"})  # too late: dropped
-        ended.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            seen.append(await receive())
+            await send({"type": "websocket.accept"})  # too late: dropped
+            ended.set()
 
     async with serving(application, buffer=1000, **QUICK) as served, served.client() as client:
         client.send(HANDSHAKE + (text("x" * 2000, masked=True) if "data" in how else b""))

@@ -14,8 +14,9 @@ connections of one process share is `relay.server.host.Host`: the application, t
 
 Extensions beyond ASGI 3, in ``scope["extensions"]``:
 
-``relay.cancel`` (http)
-    The application's task is cancelled when the client goes away: it needs no listener on ``receive``.
+``relay.cancel``
+    The application's task is cancelled when the client goes away, from a handshake until it is answered: it needs no
+    listener on ``receive``.
 ``relay.tunnel`` (websocket)
     After ``websocket.accept``, ``{"type": "relay.tunnel", "attach": attach}`` hands the client's connection over. The
     server calls ``attach(transport, leftover)``, which takes the asyncio transport (``set_protocol``) and the bytes

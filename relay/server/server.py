@@ -110,14 +110,18 @@ class Server(daphne.server.Server):
         if self.signal_handlers:
             for number in (signal.SIGTERM, signal.SIGINT):
                 running.add_signal_handler(number, self._signalled, number, start)
-        try:
-            running.run_until_complete(start)
-        except asyncio.CancelledError:
-            return  # by a signal
-        except BaseException:
-            self.abort_start = True
-            raise
+
+        def stop_if_failed(done: asyncio.Task[None]) -> None:
+            if done.cancelled() or done.exception() is not None:
+                reactor.callWhenRunning(reactor.stop)
+
+        # One run of the loop, not two: a signal that comes between two would be lost.
+        start.add_done_callback(stop_if_failed)
         reactor.run(installSignalHandlers=False)
+        if start.cancelled():
+            return  # by a signal
+        self.abort_start = start.exception() is not None
+        start.result()
 
     async def _start(self) -> None:
         endpoints = [Endpoint.parse(text) for text in self.endpoints]

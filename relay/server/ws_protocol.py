@@ -102,7 +102,7 @@ class WebSocketProtocol(Connection):
             "client": self.client,
             "server": self.server,
             "subprotocols": self.offered,
-            "extensions": {"websocket.http.response": {}, "relay.tunnel": {}},
+            "extensions": {"websocket.http.response": {}, "relay.cancel": {}, "relay.tunnel": {}},
         }
 
     # From the transport:
@@ -122,6 +122,8 @@ class WebSocketProtocol(Connection):
     def connection_lost(self, exc: Exception | None) -> None:
         self._pong = b""
         self.resume_writing()
+        if self._state is _State.CONNECTING and self.task is not None:
+            self.task.cancel()
         self._end()
         self._lose()
 
@@ -158,7 +160,10 @@ class WebSocketProtocol(Connection):
             if self._arrived is None:
                 self._arrived = asyncio.Event()
             self._arrived.clear()
-            await self._arrived.wait()
+            try:
+                await self._arrived.wait()
+            finally:
+                self._arrived.set()  # nobody waits any more, even if this was cancelled
         event = self._events[0]
         if event["type"] != "websocket.disconnect":
             self._events.popleft()

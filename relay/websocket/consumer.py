@@ -142,6 +142,12 @@ class RelayConsumer(AsyncWebsocketConsumer):
 
     async def _dial_while_the_client_waits(self, opening: Opening) -> Upstream | None:
         """Dial, but give up as soon as the client does."""
+        if self._offered("relay.cancel"):
+            try:
+                return await dial(self.runtime.connector, opening)
+            except asyncio.CancelledError:
+                self.journal.left(opening.grant)
+                raise
         leaving = asyncio.ensure_future(self.base_receive())  # nothing but its leaving can arrive yet
         try:
             async with asyncio.timeout(None) as patience:
