@@ -92,7 +92,7 @@ class Gateway:
         if not scope.get("raw_path"):
             decoded = scope["path"].encode("utf-8", "surrogateescape")
             scope["raw_path"] = quote(decoded, safe="/!$&'()*+,;=:@~").encode()
-        if refusal := self._at_the_door(scope, arrival):
+        if refusal := self._at_the_door(scope, arrival) or await self._over_the_limit(scope, arrival):
             return await self._refuse(scope, receive, send, arrival, refusal)
         path: str = scope["path"]
         if kind == "http" and path.startswith(DJANGO):
@@ -115,13 +115,18 @@ class Gateway:
             return Refusal("bad_request", f"the host {arrival.host[:200] or '(none)'} is not in ALLOWED_HOSTS")
         if not self.runtime.started and not is_health(path):
             return Refusal("no_healthy_backend", "there is no configuration yet")
-        rates = self.runtime.rates
-        if rates is not None and path not in UNLIMITED:
-            wait = rates.take(arrival.client, arrival.started)
-            if wait:
-                detail = f"client {arrival.client or '(unix socket)'} passed RATE_LIMIT"
-                return Refusal("rate_limited", detail, retry_after=math.ceil(wait))
         return None
+
+    async def _over_the_limit(self, scope: Scope, arrival: Arrival) -> Refusal | None:
+        """Count the request, where clients have a limit."""
+        quotas = self.runtime.quotas
+        if quotas.rate is None or scope["path"] in UNLIMITED:
+            return None
+        wait = await quotas.take(arrival.client, arrival.started)
+        if not wait:
+            return None
+        detail = f"client {arrival.client or '(unix socket)'} passed RATE_LIMIT"
+        return Refusal("rate_limited", detail, retry_after=math.ceil(wait))
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send, arrival: Arrival, refusal: Refusal) -> None:
         """Answer with the contract's JSON; where the server can't refuse a handshake with it, with its own 403."""

@@ -14,7 +14,11 @@ _CLIENTS = 65536  # buckets kept at most: a stranger with many addresses must no
 
 
 class TokenBucket:
-    """One bucket. It starts full, and fills at the rate's pace up to its burst."""
+    """One bucket. It starts full, and fills at the rate's pace up to its burst.
+
+    Args:
+        now: A moment of any steady clock, in seconds; likewise in every method.
+    """
 
     __slots__ = ("_burst", "_level", "_per_second", "_then")
 
@@ -24,45 +28,61 @@ class TokenBucket:
         self._level = self._burst
         self._then = now
 
-    def take(self, now: float, count: int = 1) -> float:
-        """Take tokens at a moment (any steady clock, seconds).
+    def available(self, now: float) -> int:
+        """How many may come at this moment."""
+        return int(self._fill(now))
+
+    def spend(self, count: int) -> None:
+        """So many have come, or didn't come after all (below 0)."""
+        self._level -= count
+
+    def take(self, now: float) -> float:
+        """Take a token.
 
         Returns:
-            0 if they were there; else nothing is taken, and it says how many seconds until they will be.
+            0 if it was there; else nothing is taken, and it says how many seconds until it will be.
         """
-        level = min(self._burst, self._level + (now - self._then) * self._per_second)
-        self._then = now
-        if level >= count:
-            self._level = level - count
+        level = self._fill(now)
+        if level >= 1:
+            self._level = level - 1
             return 0.0
-        self._level = level
-        return (count - level) / self._per_second
+        return (1 - level) / self._per_second
+
+    def _fill(self, now: float) -> float:
+        self._level = level = min(self._burst, self._level + (now - self._then) * self._per_second)
+        self._then = now
+        return level
 
 
 class ClientRates:
-    """A bucket for each client address; the least recently seen is forgotten when there are too many.
-
-    An IPv6 client holds a whole /64 as a rule (RFC 6177), so that is what is counted.
-    """
+    """A bucket for each client, by `counted`; the least recently seen is forgotten when there are too many."""
 
     def __init__(self, rate: Rate, capacity: int = _CLIENTS) -> None:
         self.rate, self._capacity = rate, capacity
         self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
 
     def take(self, client: str, now: float) -> float:
-        """As `TokenBucket.take`, for the client's bucket."""
-        key = _counted(client)
-        bucket = self._buckets.get(key)
+        """As `TokenBucket.take`, from the client's bucket."""
+        bucket = self._buckets.get(client)
         if bucket is None:
-            bucket = self._buckets[key] = TokenBucket(self.rate, now)
+            bucket = self._buckets[client] = TokenBucket(self.rate, now)
             if len(self._buckets) > self._capacity:
                 self._buckets.popitem(last=False)
         else:
-            self._buckets.move_to_end(key)
+            self._buckets.move_to_end(client)
         return bucket.take(now)
 
+    def put_back(self, client: str) -> None:
+        """The token that was just taken was not used."""
+        if (bucket := self._buckets.get(client)) is not None:
+            bucket.spend(-1)
 
-def _counted(client: str) -> str:
+
+def counted(client: str) -> str:
+    """Whose bucket a client address takes from: an IPv6 client holds a whole /64 as a rule (RFC 6177), so that counts.
+
+    An IPv4 address in IPv6 clothes is the IPv4 one; what is no address is itself.
+    """
     if ":" not in client:
         return client
     try:

@@ -14,6 +14,10 @@ from typing import Any, ClassVar, TypeVar, cast
 from django.core.exceptions import ValidationError
 from django.db import models, transaction
 from django.db.models import F
+from django.dispatch import Signal
+
+changed = Signal()
+"""Sent in the thread of whoever changed something, once it is committed: for those who like to be quick."""
 
 
 class Revision(models.Model):
@@ -49,6 +53,7 @@ class Revision(models.Model):
             if not cls.objects.filter(pk=1).update(**one_more):
                 cls.objects.get_or_create(pk=1)
                 cls.objects.filter(pk=1).update(**one_more)
+            transaction.on_commit(lambda: changed.send_robust(cls))
             yield
 
 

@@ -31,11 +31,15 @@ from relay.identity.tokens import Verifier
 from relay.live import log as events
 from relay.live.metrics import Metrics
 from relay.live.registry import CONFIG_CHANGED, DRAIN, KICKED, REVOKED, LiveSocket, Registry
-from relay.rate import ClientRates
+from relay.revision import changed
 from relay.routing import loader
 from relay.routing.endings import admits, ended_by
 from relay.routing.snapshot import Snapshot
 from relay.routing.watch import ConfigurationUnavailable, KickEntry, RenewalEntry, RevocationEntry, Watcher
+from relay.shared.bell import Listener
+from relay.shared.keeper import KeeperLine
+from relay.shared.quotas import Quotas, SharedQuotas
+from relay.shared.redis_book import RedisBook
 
 log = logging.getLogger("relay")
 
@@ -69,7 +73,8 @@ class Runtime:
         self.examiner = Examiner(self.verifier, self.revocations)
         self.tickets = Tickets()
         self.forwarding = Forwarding(settings.jwt_cookie, settings.jwt_query_param)
-        self.rates = ClientRates(settings.rate_limit) if settings.rate_limit else None
+        self.quotas = self._quotas()
+        self.bell = Listener(settings.redis_url, self.nudge) if settings.redis_url else None
         self.watcher: Watcher | None = None
         self.reporter: Reporter | None = None
         self._observer = Observer()
@@ -87,6 +92,30 @@ class Runtime:
     def ready(self) -> bool:
         """Whether new work is welcome: there is a configuration, and no drain."""
         return self.started and not self.draining
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is not as it should be, though everybody is served; for ``/health``."""
+        said = [self.quotas.warning, self.bell.warning if self.bell is not None else ""]
+        if self.watcher is not None and self.watcher.error:
+            said.insert(0, f"configuration is {self.watcher.age_seconds:.0f} s old: {self.watcher.error}")
+        return [warning for warning in said if warning]
+
+    def _quotas(self) -> Quotas:
+        rate, url = self.settings.rate_limit, self.settings.redis_url
+        if not url:
+            return Quotas(rate, self.registry)
+        return SharedQuotas(rate, self.registry, "redis", RedisBook(url, rate).dial)
+
+    def share_with_workers(self, path: str) -> None:
+        """Let the supervisor count for this worker and the others, where Redis doesn't; called before `start`.
+
+        Args:
+            path: Of the socket at which the supervisor is asked.
+        """
+        if not self.settings.redis_url:
+            rate = self.settings.rate_limit
+            self.quotas = SharedQuotas(rate, self.registry, "supervisor", lambda: KeeperLine.dial(path))
 
     async def start(self) -> None:
         """Load the configuration and begin to follow it; several may wait for the same start.
@@ -124,14 +153,19 @@ class Runtime:
             self.watcher, self.reporter = watcher, reporter
             # The callbacks of the first look have been queued before the thread gave us its result.
             await asyncio.sleep(0)
+            changed.connect(self.nudge)
+            if self.bell is not None:
+                self._spawn(self.bell.listen())
         else:
             self.connector.update(self.snapshot)
+            self.quotas.follow(self.snapshot)
         if self.verifier.jwks is not None:
             self.verifier.jwks.refresh_if_due()
         self._spawn(self._flush_regularly())
 
     async def stop(self) -> None:
         """End what runs in the background; sockets and requests have ended before, or are cut now."""
+        changed.disconnect(self.nudge)
         for thread in (self.watcher, self.reporter):
             if thread is not None:
                 await asyncio.to_thread(thread.stop)
@@ -140,6 +174,7 @@ class Runtime:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self.verifier.jwks is not None:
             await self.verifier.jwks.close()
+        await self.quotas.close()
         await self.client.close()
         await self.connector.close()
 
@@ -151,10 +186,16 @@ class Runtime:
 
     # What follows from a change
 
+    def nudge(self, **_: object) -> None:
+        """Somebody says that there is something new: look into the database at once. From any thread."""
+        if self.watcher is not None:
+            self.watcher.nudge()
+
     def on_snapshot(self, snapshot: Snapshot) -> None:
         """Put a configuration in force; sockets that have no place in it are closed, nobody else is touched."""
         before, self.snapshot = self.snapshot, snapshot
         self.connector.update(snapshot)
+        self.quotas.follow(snapshot)
         closed = self.registry.end_where(ended_by(snapshot), CONFIG_CHANGED) if before.routes else 0
         events.config_changed(
             revision=snapshot.revision,

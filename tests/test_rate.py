@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.rate import ClientRates, TokenBucket
+from relay.rate import ClientRates, TokenBucket, counted
 from relay.routing.snapshot import Rate
 
 
@@ -63,9 +63,35 @@ def test_never_more_than_burst_plus_rate(rate: Rate, gaps: list[float]) -> None:
 )
 def test_who_shares_a_bucket(first: str, second: str, together: bool) -> None:
     """Clients are told apart by address, IPv6 by network."""
+    assert (counted(first) == counted(second)) is together
+
+
+def test_clients_have_buckets_of_their_own() -> None:
+    """One that is over its limit takes nothing from another."""
     rates = ClientRates(Rate(1, 60.0, 1))
-    assert rates.take(first, 0) == 0
-    assert (rates.take(second, 0) > 0) is together
+    assert (rates.take("a", 0), rates.take("b", 0)) == (0, 0)
+    assert rates.take("a", 0) > 0
+
+
+def test_a_token_that_was_put_back_is_there_again() -> None:
+    """Somebody else has said no; a bucket that is full already, or forgotten, has no use for it."""
+    rates = ClientRates(Rate(1, 60.0, 1))
+    rates.put_back("a")
+    assert rates.take("a", 0) == 0
+    rates.put_back("a")
+    rates.put_back("a")
+    assert rates.take("a", 0) == 0
+    assert rates.take("a", 0) > 0, "a bucket holds no more than its burst"
+
+
+def test_what_is_available_may_be_spent_at_once() -> None:
+    """Frames come in bunches: how many may pass is asked first, how many there were is known afterwards."""
+    bucket = TokenBucket(Rate(2, 1.0, 3), now=0)
+    assert bucket.available(0) == 3
+    bucket.spend(3)
+    assert bucket.available(0.9) == 1, "a token is whole, or not there"
+    bucket.spend(1)
+    assert bucket.take(0.9) == pytest.approx(0.1)
 
 
 def test_the_number_of_buckets_is_bounded() -> None:

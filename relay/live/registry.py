@@ -167,6 +167,10 @@ class Registry:
         """Return how many places a user holds on a route: live sockets and handshakes under way."""
         return self._places.get((route_key, user_id), 0)
 
+    def places(self) -> tuple[tuple[RouteKey, str], ...]:
+        """Return every (route, user) with a place."""
+        return tuple(self._places)
+
     # Endings.
 
     def end_where(self, predicate: Callable[[LiveSocket], bool], ending: Ending) -> int:

@@ -56,10 +56,7 @@ def _state(runtime: Runtime) -> str:
 def _warnings(runtime: Runtime) -> list[str]:
     if not runtime.started:
         return ["there is no configuration yet"]
-    watcher = runtime.watcher
-    if watcher is None or not watcher.error:
-        return []
-    return [f"configuration is {watcher.age_seconds:.0f} s old: {watcher.error}"]
+    return runtime.warnings
 
 
 def _answer(body: dict[str, object], well: bool) -> HttpResponse:

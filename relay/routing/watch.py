@@ -32,6 +32,9 @@ _T = TypeVar("_T")
 INTERVAL = 0.4
 """Seconds between two looks: a change has to be live within 1 s, loading included."""
 
+REST = 0.05
+"""Seconds between two looks at least, however often it is nudged."""
+
 PRUNE_INTERVAL = 60.0
 """Seconds between two removals of rows whose time has passed."""
 
@@ -177,7 +180,8 @@ class Watcher:
             while not self._stopping.is_set():
                 self._look()
                 self._looked.set()
-                self._wake.wait(self._interval)
+                self._stopping.wait(REST)
+                self._wake.wait(self._interval - REST)
                 self._wake.clear()
         finally:
             disconnect()

@@ -49,6 +49,7 @@ class Supervisor:
         drain_seconds: That a worker may take to end.
         on_ready: All workers serve.
         on_exit: The worker with this process id is gone.
+        beside: Entered for as long as workers run, on the supervisor's loop: what it does for them besides.
     """
 
     def __init__(
@@ -60,11 +61,13 @@ class Supervisor:
         *,
         on_ready: Callable[[], None] = lambda: None,
         on_exit: Callable[[int], None] = lambda pid: None,
+        beside: contextlib.AbstractAsyncContextManager[object] | None = None,
     ) -> None:
         self._command, self._workers = list(command), workers
         self._inherited = [opened.fileno() for opened in sockets]
         self._drain_seconds = drain_seconds
         self._on_ready, self._on_exit = on_ready, on_exit
+        self._beside = beside or contextlib.nullcontext()
         self._processes: set[asyncio.subprocess.Process] = set()
         self._waiting = workers  # for this many to serve
         self._status = 0
@@ -77,7 +80,7 @@ class Supervisor:
         self._stopping, self._first_serves = asyncio.Event(), asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._stop)
-        async with asyncio.TaskGroup() as group:
+        async with self._beside, asyncio.TaskGroup() as group:
             for index in range(self._workers):
                 group.create_task(self._keep(index), name=f"worker {index}")
         return self._status

@@ -23,6 +23,7 @@ from relay import __version__
 from relay.live import log, metrics
 from relay.server import workers as supervision
 from relay.server.endpoints import Endpoint, EndpointError, adopt, descriptions
+from relay.shared.keeper import Keeper
 
 logger = logging.getLogger("relay.server")
 
@@ -54,6 +55,7 @@ class Command(BaseCommand):
         parser.add_argument("--workers", type=int, default=1, help="number of processes (default 1)")
         parser.add_argument("--inherited", default="", help=SUPPRESS)  # of a worker: sockets of its supervisor
         parser.add_argument("--supervisor-fd", type=int, help=SUPPRESS)  # of a worker: see relay.server.workers
+        parser.add_argument("--keeper", help=SUPPRESS)  # of a worker: see relay.shared.keeper
 
     def handle(self, *args: Any, **options: Any) -> None:
         texts = descriptions(
@@ -64,7 +66,7 @@ class Command(BaseCommand):
             endpoints = [Endpoint.parse(text) for text in texts]
             if options["inherited"]:
                 sockets = [adopt(int(number)) for number in options["inherited"].split(",")]
-                self._serve(sockets, rest, options["supervisor_fd"])
+                self._serve(sockets, rest, options["supervisor_fd"], options["keeper"])
             else:
                 self._check(options["workers"])
                 self._listen(endpoints, options["workers"], rest)
@@ -79,7 +81,7 @@ class Command(BaseCommand):
                 urls = [endpoint.url(opened) for endpoint, opened in zip(endpoints, sockets, strict=True)]
                 self._supervise(workers, sockets, rest, " ".join(urls))
             else:
-                self._serve(sockets, rest, None)
+                self._serve(sockets, rest)
         finally:
             for endpoint in endpoints:
                 endpoint.remove()
@@ -109,7 +111,9 @@ class Command(BaseCommand):
 
     # One process:
 
-    def _serve(self, sockets: list[socket], rest: list[str], supervisor: int | None) -> None:
+    def _serve(
+        self, sockets: list[socket], rest: list[str], supervisor: int | None = None, keeper: str | None = None
+    ) -> None:
         from gatewaysite.asgi import runtime
         from relay.gateway import serves_while_draining
         from relay.server.cli import CommandLineInterface, UsageError
@@ -122,6 +126,8 @@ class Command(BaseCommand):
             else:
                 supervision.join(supervisor)
 
+        if keeper is not None:
+            runtime.share_with_workers(keeper)
         hooks = Hooks(
             on_ready=ready,
             on_drain=runtime.drain,
@@ -139,10 +145,11 @@ class Command(BaseCommand):
 
     def _supervise(self, workers: int, sockets: list[socket], rest: list[str], listening: str) -> None:
         inherited = ",".join(str(opened.fileno()) for opened in sockets)
-        with tempfile.TemporaryDirectory(prefix="gateway-metrics-") as directory:
+        with tempfile.TemporaryDirectory(prefix="gateway-") as directory:
             metrics.share(directory)
+            keeper = os.path.join(directory, "keeper")
             supervisor = supervision.Supervisor(
-                [sys.executable, sys.argv[0], "serve", "--inherited", inherited, *rest],
+                [sys.executable, sys.argv[0], "serve", "--inherited", inherited, "--keeper", keeper, *rest],
                 workers,
                 sockets,
                 settings.RELAY.drain_seconds,
@@ -150,6 +157,7 @@ class Command(BaseCommand):
                     version=__version__, pid=os.getpid(), listening=listening, workers=workers
                 ),
                 on_exit=metrics.forget_process,
+                beside=Keeper(keeper, settings.RELAY.rate_limit),
             )
             status = supervisor.run()
         sys.exit(status)

@@ -1,0 +1,115 @@
+"""The bell: who changes something rings it through Redis, and every process looks into the database at once.
+
+The database says what is new, and is looked at several times a second without a bell, too (`relay.routing.watch`):
+what is lost with Redis is less than that time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+import redis
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+log = logging.getLogger("relay")
+
+CHANNEL = "gateway:changes"
+
+TIMEOUT = 0.5
+"""Seconds that a ring may take: somebody waits behind a button for it."""
+
+REST = 5.0
+"""Seconds without rings after one that failed: a change of a thousand rows must not wait a thousand times."""
+
+BEAT = 5.0
+"""Seconds of silence until Redis is asked whether it is there; it may take as long to answer."""
+
+RETRY = 1.0
+"""Seconds between two attempts to listen."""
+
+
+class Bell:
+    """Rings; for any thread.
+
+    Args:
+        url: ``REDIS_URL``.
+        clock: A steady one, in seconds.
+    """
+
+    def __init__(self, url: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._redis = redis.Redis.from_url(
+            url, protocol=2, socket_timeout=TIMEOUT, socket_connect_timeout=TIMEOUT, retry=None
+        )
+        self._clock = clock
+        self._silent_until = float("-inf")
+
+    def ring(self, **_: object) -> None:
+        """Say that something has changed. Never fails: those who would have heard it find out by themselves."""
+        if self._clock() < self._silent_until:
+            return
+        try:
+            self._redis.publish(CHANNEL, "")
+        except (OSError, RedisError) as exc:
+            self._silent_until = self._clock() + REST
+            log.info("redis: %s; changes are found in the database, a moment later", exc)
+
+
+class Listener:
+    """Hears the bell.
+
+    Args:
+        url: ``REDIS_URL``.
+        on_ring: Called in the loop; also when something may have been missed.
+    """
+
+    def __init__(self, url: str, on_ring: Callable[[], object]) -> None:
+        self._url, self._on_ring = url, on_ring
+        self._deaf = False
+
+    @property
+    def warning(self) -> str:
+        """For ``/health``; empty while all is well."""
+        return "redis unreachable: changes are found in the database, a moment later" if self._deaf else ""
+
+    async def listen(self) -> None:
+        """Listen until cancelled."""
+        while True:
+            # Made anew each time: what a failed one still believes doesn't matter then.
+            client = Redis.from_url(self._url, protocol=2, socket_timeout=TIMEOUT, retry=None)
+            try:
+                await self._listen(client)
+            except (OSError, RedisError) as exc:
+                if not self._deaf:
+                    self._deaf = True
+                    log.warning("%s: %s", self.warning, exc)
+            finally:
+                with suppress(OSError, RedisError):
+                    await client.aclose()
+            await asyncio.sleep(RETRY)
+
+    async def _listen(self, client: Redis) -> None:
+        async with client.pubsub() as bell:
+            await bell.subscribe(CHANNEL)
+            asked = False
+            while True:
+                message = await bell.get_message(timeout=BEAT)
+                if message is None:
+                    if asked:
+                        raise TimeoutError("no answer")
+                    await bell.ping()
+                elif message["type"] == "subscribe":
+                    self._hears()
+                elif message["type"] == "message":
+                    self._on_ring()
+                asked = message is None
+
+    def _hears(self) -> None:
+        if self._deaf:
+            self._deaf = False
+            log.info("redis is there again: changes are heard at once")
+        self._on_ring()
