@@ -85,7 +85,7 @@ async def connection(*, client: bool) -> AsyncIterator[Ends]:
     finally:
         transport.abort()
         writer.close()
-        with suppress(ConnectionError):
+        with suppress(OSError):
             await writer.wait_closed()
         server.close()
         await server.wait_closed()
@@ -99,9 +99,10 @@ async def tunnelled(
     early: bytes = b"",
     leftover: bytes = b"",
     attach: bool = True,
+    alone: bool = True,
     **terms: Any,
 ) -> AsyncIterator[Tunnelled]:
-    """A tunnel between two peers; in the end nothing of it may be left."""
+    """A tunnel between two peers; in the end nothing of it may be left, nor, if it was alone, any task."""
     async with connection(client=True) as front, connection(client=False) as back:
         attached = asyncio.Event()
 
@@ -122,7 +123,7 @@ async def tunnelled(
         assert front.transport.is_closing() or not attach
         assert back.transport.is_closing()
     await asyncio.sleep(0)
-    assert asyncio.all_tasks() == {asyncio.current_task()}
+    assert not alone or asyncio.all_tasks() == {asyncio.current_task()}
 
 
 async def until(reached: Callable[[], bool]) -> None:
@@ -343,6 +344,25 @@ async def test_a_side_that_is_gone_before_the_tunnel_begins(side: str) -> None:
         assert (await stays.peer.next()).close[0] == (1001 if side == "client" else 1014)
         stays.peer.leave()
         await carrying
+
+
+@on_both_loops
+@pytest.mark.parametrize("attach", [True, False])
+async def test_both_sides_are_gone_before_the_tunnel_begins(attach: bool) -> None:
+    """There is nobody left to tell, and nothing to wait for."""
+    async with connection(client=True) as front, connection(client=False) as back:
+        front.transport.abort()
+        back.transport.abort()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+        async def send(message: Message) -> None:
+            if attach:
+                message["attach"](front.transport, b"")
+
+        tunnel = Tunnel(back.transport, b"", Terms(limits=PATIENT), send)
+        await tunnel.carry()
+        assert tunnel.client_left.done()
 
 
 @on_both_loops

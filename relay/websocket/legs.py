@@ -103,8 +103,7 @@ class Leg(asyncio.BufferedProtocol):
         """Take over `transport`, which may have been closed already, or have something left to send."""
         transport = self.transport
         if transport.is_closing():
-            self.lost = True
-            self.tunnel.left(self, "")
+            self.connection_lost(None)
             return
         transport.set_protocol(self)
         transport.set_write_buffer_limits(high=HIGH_WATER, low=HIGH_WATER // 4)
@@ -228,7 +227,7 @@ class Leg(asyncio.BufferedProtocol):
 
     def tell(self, code: int | None, reason: str = "") -> None:
         """Tell it that all is over: by a close frame, once no frame is in flight to it, or by the end of TCP."""
-        if self.told or self.gone:
+        if self.told or self.gone or self.transport.is_closing():
             return
         frame = close_frame(code, reason, masked=self.name == "backend")
         if not self.peer.scanner.need:
