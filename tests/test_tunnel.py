@@ -366,6 +366,22 @@ async def test_both_sides_are_gone_before_the_tunnel_begins(attach: bool) -> Non
 
 
 @on_both_loops
+async def test_a_server_that_fails_at_the_hand_over() -> None:
+    """The failure is the server's to log; the backend is cut, and nobody counts the client any more."""
+    async with connection(client=False) as back:
+
+        async def send(message: Message) -> None:
+            raise RuntimeError("no")
+
+        tunnel = Tunnel(back.transport, b"", Terms(limits=PATIENT), send)
+        with pytest.raises(RuntimeError, match="no"):
+            await tunnel.carry()
+        assert tunnel.client_left.done()
+        assert tunnel.ending is not None
+        assert await back.peer.end() in ("end", "reset")
+
+
+@on_both_loops
 async def test_a_client_that_the_server_has_lost() -> None:
     """The server has nobody to hand over: 1001 to the backend."""
     async with tunnelled(attach=False) as it:

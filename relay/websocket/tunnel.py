@@ -107,6 +107,8 @@ class Tunnel:
         self.backend.transport.abort()
         if self._attached:
             self.client.transport.abort()
+        else:
+            _done(self.client_left)
 
     # What the registry and the log want to know
 
