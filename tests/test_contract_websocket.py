@@ -224,7 +224,7 @@ async def test_a_backends_close_reaches_the_client(carrier: str, code: int, even
 
 
 async def test_a_close_without_a_code(carrier: str) -> None:
-    """It stays one, in both directions; ASGI has no such close for a client, who gets 1000 from other servers."""
+    """It stays one, in both directions."""
     ends = Ends()
     async with relayed(carrier, observed(ends)) as gateway:
         async with gateway.websocket() as client:
@@ -234,7 +234,7 @@ async def test_a_close_without_a_code(carrier: str) -> None:
             assert await ends.next() == (None, "")
     async with relayed(carrier, observed(Ends(), ws_helpers.close())) as gateway:
         async with gateway.websocket() as client:
-            assert await closed(client) == (1005 if carrier == "tunnel" else 1000, "")
+            assert await closed(client) == (1005, "")
 
 
 async def test_a_client_that_vanishes(carrier: str, events: Events) -> None:

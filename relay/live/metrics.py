@@ -156,7 +156,7 @@ class Metrics(Collector):
         """A WebSocket ended, and is no longer in the registry.
 
         Args:
-            code: Of the close frame that began it; 1005: none was given, 1006: there was no frame.
+            code: As the client sent or got it; 1005: none was given, 1006: there was no frame.
         """
         self._connections[socket.route.path, socket.backend.name].dec()
         self._closes[close_label(code, by), by].inc()

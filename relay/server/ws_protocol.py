@@ -102,7 +102,12 @@ class WebSocketProtocol(Connection):
             "client": self.client,
             "server": self.server,
             "subprotocols": self.offered,
-            "extensions": {"websocket.http.response": {}, "relay.cancel": {}, "relay.tunnel": {}},
+            "extensions": {
+                "websocket.http.response": {},
+                "relay.cancel": {},
+                "relay.close": {},
+                "relay.tunnel": {},
+            },
         }
 
     # From the transport:
