@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("relay.server")
 
+_EXTENSIONS = ("websocket.http.response", "relay.cancel", "relay.close", "relay.tunnel")
 _SLICE = 16_384  # bytes parsed at a time, so that a flood of tiny messages stays bounded
 _EVENTS = 64  # messages that wait for the application at most, and what one slice holds
 
@@ -102,12 +103,7 @@ class WebSocketProtocol(Connection):
             "client": self.client,
             "server": self.server,
             "subprotocols": self.offered,
-            "extensions": {
-                "websocket.http.response": {},
-                "relay.cancel": {},
-                "relay.close": {},
-                "relay.tunnel": {},
-            },
+            "extensions": {name: {} for name in _EXTENSIONS},
         }
 
     # From the transport:
