@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 
 from tests import served, stack
+
+BOTH_LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+ON_BOTH_LOOPS = ("test_server_http.py", "test_server_hygiene.py", "test_server_websocket.py")
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Run what reads and writes sockets by itself on the loop of production too; the rest once."""
+    if item.path.name in ON_BOTH_LOOPS:
+        return BOTH_LOOPS
+    return {"asyncio": asyncio.new_event_loop}
 
 
 class Events(logging.Handler):
