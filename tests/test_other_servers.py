@@ -9,29 +9,21 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-import socket
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractAsyncContextManager, ExitStack
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from websockets.exceptions import InvalidStatus
 
 from tests import served, stack, ws_helpers
+from tests.front import OTHER_SERVERS, Front, fronting
 from tests.identity_helpers import SECRET, token
 from tests.served import ROOT, Line
 from tests.stack import ORIGIN, Ends, Seen, bearer, closed, observed
 
 Reader = asyncio.StreamReader
 Writer = asyncio.StreamWriter
-
-BIN = Path(sys.executable).parent
-APPLICATION = "gatewaysite.asgi:application"
-SERVERS = {
-    "daphne": [str(BIN / "daphne"), "-p", "{port}", APPLICATION],
-    "uvicorn": [str(BIN / "uvicorn"), "--port", "{port}", APPLICATION],
-}
 
 CONFIGURATION = f"""
 [[backend]]
@@ -58,22 +50,6 @@ origin = "{ORIGIN}"
 """
 
 
-class Front(stack.Client):
-    """The application under another server, in front of one backend that each test brings along.
-
-    Attributes:
-        name: Of the server.
-        backend: Starts the backend, to do what its behaviour says.
-    """
-
-    def __init__(self, name: str, server: served.Server, listener: socket.socket) -> None:
-        super().__init__(server.port)
-        self.name, self.server, self._listener = name, server, listener
-
-    def backend(self, behaviour: stack.Behaviour = stack.echo) -> AbstractAsyncContextManager[stack.BackendServer]:
-        return stack.backend(behaviour, self._listener)
-
-
 @pytest.fixture(scope="module")
 def fronts(migrated: served.Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Front]]:
     """Gives a server by its name, started when it is first asked for."""
@@ -82,17 +58,14 @@ def fronts(migrated: served.Site, tmp_path_factory: pytest.TempPathFactory) -> I
 
         def front(name: str) -> Front:
             if name not in running:
-                listener = ends.enter_context(socket.create_server(("127.0.0.1", 0)))
                 site = served.copy_of(migrated, tmp_path_factory.mktemp(name), PYTHONPATH=str(ROOT))
-                site.configure(CONFIGURATION.format(port=listener.getsockname()[1]))
-                server = ends.enter_context(served.serving(site, argv=SERVERS[name]))
-                running[name] = Front(name, server, listener)
+                running[name] = ends.enter_context(fronting(site, CONFIGURATION, under=name))
             return running[name]
 
         yield front
 
 
-@pytest.fixture(params=list(SERVERS))
+@pytest.fixture(params=list(OTHER_SERVERS))
 def front(request: pytest.FixtureRequest, fronts: Callable[[str], Front]) -> Front:
     """The application under each of the servers."""
     return fronts(request.param)
@@ -207,7 +180,7 @@ async def test_daphne_leaves_the_client_of_a_broken_transfer_waiting(daphne: Fro
         writer.write(head("GET", "/api/cut"))
         async with asyncio.timeout(10):
             await reader.readuntil(b"half")
-        await logged(daphne, lambda line: line.get("event") == "http.request" and line["path"] == "/api/cut")
+        await daphne.logged(lambda line: line.get("event") == "http.request" and line["path"] == "/api/cut")
         await daphne.request("/health/live")
         assert not reader.at_eof()
         writer.close()
@@ -424,8 +397,8 @@ async def test_a_refused_handshake(front: Front, path: str, headers: dict[str, s
         assert (response.status_code, response.body) == (403, b"")
     else:
         assert (response.status_code, json.loads(response.body)["code"]) == (status, code)
-    await logged(
-        front, lambda line: line.get("event") == "ws.refused" and (line["status"], line["code"]) == (status, code)
+    await front.logged(
+        lambda line: line.get("event") == "ws.refused" and (line["status"], line["code"]) == (status, code)
     )
     assert backend.seen == []
 
@@ -451,11 +424,6 @@ async def test_the_handshakes_own_fields(front: Front) -> None:
 # The log, the start and the end.
 
 
-async def logged(front: Front, wanted: Callable[[Line], bool]) -> Line:
-    """The first line that is wanted, now or soon."""
-    return await asyncio.to_thread(front.server.wait_for, wanted, 10)
-
-
 async def test_what_the_server_cannot_keep_is_said_once(front: Front) -> None:
     """At the start or at the first request, and not again."""
     async with front.backend(), front.websocket():
@@ -464,7 +432,7 @@ async def test_what_the_server_cannot_keep_is_said_once(front: Front) -> None:
     def says_it(line: Line) -> bool:
         return line.get("level") == "WARNING" and "manage.py serve" in line.get("message", "")
 
-    assert says_it(await logged(front, says_it))
+    assert says_it(await front.logged(says_it))
     assert len([line for line in front.server.lines if says_it(line)]) == 1
 
 
@@ -475,9 +443,9 @@ async def test_no_token_in_the_servers_own_log(front: Front) -> None:
         async with front.websocket(f"/ws?token={secret}", additional_headers={}):
             pass
         assert (await front.request(f"/api/last?token={secret}")).status == 200
-    await logged(front, lambda line: line.get("path") == "/api/last")
+    await front.logged(lambda line: line.get("path") == "/api/last")
     await front.request("/health/live?so=that+all+before+is+written")
-    await logged(front, lambda line: line.get("path") == "/health/live")
+    await front.logged(lambda line: line.get("path") == "/health/live")
     assert not [line for line in front.server.lines if secret.rpartition(".")[2] in str(line)]
 
 
@@ -493,25 +461,22 @@ def site(migrated: served.Site, tmp_path: Path) -> served.Site:
     return served.copy_of(migrated, tmp_path, PYTHONPATH=str(ROOT))
 
 
-@pytest.mark.parametrize("name", SERVERS)
+@pytest.mark.parametrize("name", OTHER_SERVERS)
 async def test_start_and_stop(name: str, site: served.Site) -> None:
     """With a socket open the end is clean as well; uvicorn has run the lifespan, and ends by the signal it got."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        site.configure(CONFIGURATION.format(port=listener.getsockname()[1]))
-        with served.serving(site, argv=SERVERS[name]) as server:
-            front = Front(name, server, listener)
-            ends = Ends()
-            async with front.backend(observed(ends)):
-                client = await front.websocket()
-                await client.send("hello")
-                assert await client.recv() == "hello"
-                status = await asyncio.to_thread(server.stop)
-                await ends.next()
-                client.transport.abort()
+    ends = Ends()
+    with fronting(site, CONFIGURATION, under=name) as front:
+        async with front.backend(observed(ends)):
+            client = await front.websocket()
+            await client.send("hello")
+            assert await client.recv() == "hello"
+            status = await asyncio.to_thread(front.server.stop)
+            await ends.next()
+            client.transport.abort()
     assert status == {"daphne": 0, "uvicorn": -signal.SIGTERM}[name]
     if name == "uvicorn":
-        server.wait_for(lambda line: line.get("message") == "Application shutdown complete.", 0)
-    assert not [line for line in server.lines if is_an_accident(line)]
+        front.server.wait_for(lambda line: line.get("message") == "Application shutdown complete.", 0)
+    assert not [line for line in front.server.lines if is_an_accident(line)]
 
 
 @pytest.fixture(params=["absent", "not migrated"])
@@ -524,7 +489,7 @@ def unusable(request: pytest.FixtureRequest, tmp_path: Path) -> served.Site:
 
 async def test_daphne_waits_for_a_database(unusable: served.Site) -> None:
     """It knows no lifespan: the process runs, lets nobody in, and is ready once the database has been made."""
-    with served.serving(unusable, argv=SERVERS["daphne"]) as server:
+    with served.serving(unusable, argv=OTHER_SERVERS["daphne"]) as server:
         client = stack.Client(server.port)
         answers = {path: await client.request(path) for path in ("/health/live", "/health/ready", "/health", "/api/x")}
         assert [answer.status for answer in answers.values()] == [200, 503, 503, 503]
@@ -542,7 +507,7 @@ def test_uvicorn_does_not_start_without_a_database(unusable: served.Site) -> Non
     """The lifespan says why; an orchestrator tries again."""
     with (
         pytest.raises(AssertionError, match="database unreachable") as told,
-        served.serving(unusable, argv=SERVERS["uvicorn"]),
+        served.serving(unusable, argv=OTHER_SERVERS["uvicorn"]),
     ):
         pass
     assert "Application startup failed" in str(told.value)
