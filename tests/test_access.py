@@ -10,7 +10,6 @@ import pytest
 from relay.access import Ask, Denied, Grant, cross_site, decide, same_host
 from relay.identity.model import NOBODY, Identification, Identity, Place, Presented
 from relay.refusals import KINDS
-from relay.routing import paths
 from relay.routing.snapshot import Backend, Origin, Route, Snapshot, Url
 
 APP = "https://app.example.com"

@@ -204,7 +204,7 @@ def ws_close(
     """``ws.close``: a WebSocket ended.
 
     Args:
-        close_code: As the client sent or got it; 1005: a close frame without a code, 1006: none at all (RFC 6455 §7.4.1).
+        close_code: As the client sent or got it; 1005: a close frame without a code, 1006: none (RFC 6455 §7.4.1).
         reason: Of the close frame.
         detail: What happened, where the code alone doesn't say it.
     """
