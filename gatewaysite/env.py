@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import dj_database_url
 from django.core.exceptions import ValidationError
@@ -232,10 +233,15 @@ def _rate(reader: Reader, name: str) -> Rate | None:
 
 
 def _url(reader: Reader, name: str, schemes: tuple[str, ...]) -> str:
+    # Of a bad value, only the name is told: it may hold a password.
     value = reader.text(name)
     if value and not any(value.startswith(f"{scheme}://") for scheme in schemes):
-        # Only the name: the value may hold a password.
         reader.problems.append(f"{name}: must begin with " + " or ".join(f"{scheme}://" for scheme in schemes))
+    elif value:
+        try:
+            _ = urlsplit(value).port
+        except ValueError:  # the client libraries would say so too, but with a traceback
+            reader.problems.append(f"{name}: the host or port is none; write for example {schemes[0]}://host:port/…")
     return value
 
 

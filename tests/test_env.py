@@ -139,6 +139,8 @@ def test_a_variable_is_read(tmp_path: Path, name: str, text: str, field: str, va
         ("LOG_FORMAT", "xml", "one of json, console"),
         ("LOG_LEVEL", "loud", "one of DEBUG"),
         ("REDIS_URL", "cache:6379", "must begin with redis://"),
+        ("REDIS_URL", "redis://:hunter2@cache:port/0", "the host or port is none"),
+        ("REDIS_URL", "redis://[::1/0", "the host or port is none"),
         ("DATABASE_URL", "mysql://u@h/d", "use sqlite:///path or postgres://"),
         ("DATABASE_URL", "gateway.sqlite3", "use sqlite:///path or postgres://"),
         ("DATABASE_URL", "postgres://u:p@h:port/d", "use sqlite:///path or postgres://"),
