@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from django.conf import settings
 from django.contrib import admin
+from django.http import HttpRequest, HttpResponse, HttpResponseNotFound
 from django.urls import URLPattern, URLResolver, include, path, re_path
 
 from relay.http import views
 from relay.pages import health, logout, metrics, openapi, session, ticket
 
+
+def no_such_file(request: HttpRequest) -> HttpResponse:
+    """Below `STATIC_URL` only WhiteNoise answers; what it lacks must not fall through to the relay's view."""
+    return HttpResponseNotFound("There is no such file.\n", content_type="text/plain; charset=utf-8")
+
+
 urlpatterns: list[URLPattern | URLResolver] = [
     path("admin/", admin.site.urls),
+    re_path(f"^{settings.STATIC_URL.lstrip('/')}", no_such_file),
     path("health/live", health.live),
     path("health/ready", health.ready),
     path("health", health.health),

@@ -25,7 +25,7 @@ from relay.live import log as events
 from relay.refusals import Refusal
 from relay.routing.watch import ConfigurationUnavailable
 from relay.runtime import Runtime
-from relay.typing import ASGIApp, Receive, Scope, Send
+from relay.typing import ASGIApp, Message, Receive, Scope, Send
 
 log = logging.getLogger("relay")
 
@@ -96,7 +96,8 @@ class Gateway:
             return await self._refuse(scope, receive, send, arrival, refusal)
         path: str = scope["path"]
         if kind == "http" and path.startswith(DJANGO):
-            return await self._django(_as_the_client_sees_it(scope, arrival), receive, send)  # type: ignore[arg-type]
+            sent = _with_request_id(send, arrival)
+            return await self._django(_as_the_client_sees_it(scope, arrival), receive, sent)  # type: ignore[arg-type]
         return await self._rooms[kind](scope, receive, send)
 
     async def _start(self) -> None:
@@ -189,6 +190,17 @@ def _host_allowed(host: str) -> bool:
     if not host:
         return "*" in settings.ALLOWED_HOSTS
     return bool(domain) and validate_host(domain, settings.ALLOWED_HOSTS)
+
+
+def _with_request_id(send: Send, arrival: Arrival) -> Send:
+    """For Django, whose middleware knows no arrival: every response carries X-Request-ID (contract, section 4)."""
+
+    async def sent(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message["headers"], (b"x-request-id", arrival.request_id.encode())]}
+        await send(message)
+
+    return sent
 
 
 def _as_the_client_sees_it(scope: Scope, arrival: Arrival) -> Scope:

@@ -63,6 +63,23 @@ async def test_refusals(
     assert backend.seen == []
 
 
+@pytest.mark.parametrize(
+    ("target", "status"),
+    [
+        pytest.param("/admin/", 302, id="a page of the admin"),
+        pytest.param("/gateway/static/nowhere.css", 404, id="a static file that is not there"),
+    ],
+)
+async def test_djangos_own_pages_carry_the_request_id(
+    gateway: stack.Stack, caplog: pytest.LogCaptureFixture, target: str, status: int
+) -> None:
+    """Section 4: every response carries X-Request-ID; and nobody can write tracebacks into the log."""
+    answer = await gateway.request(target)
+    assert answer.status == status
+    assert answer.get("x-request-id")
+    assert "Traceback" not in caplog.text
+
+
 async def garbage(seen: Seen, reader: Reader, writer: Writer) -> None:
     writer.write(b"SSH-2.0-OpenSSH_9.2\r\n\r\n")
     writer.close()
