@@ -10,7 +10,7 @@ import threading
 from argparse import SUPPRESS, Namespace
 from collections.abc import Sequence
 from socket import socket
-from typing import Any
+from typing import Any, NoReturn
 
 from django.conf import settings
 from django.core import checks
@@ -69,19 +69,22 @@ class Command(BaseCommand):
                 self._serve(sockets, rest, options["supervisor_fd"], options["keeper"])
             else:
                 self._check(options["workers"])
-                self._listen(endpoints, options["workers"], rest)
+                status = self._listen(endpoints, options["workers"], rest)
+                if options["workers"] > 1:
+                    _leave(status)
         except EndpointError as exc:
             raise CommandError(str(exc)) from None
-        _leave()
+        if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
+            _leave(0)  # one that hangs, in a database query of the admin say, may not hold the process
 
-    def _listen(self, endpoints: list[Endpoint], workers: int, rest: list[str]) -> None:
+    def _listen(self, endpoints: list[Endpoint], workers: int, rest: list[str]) -> int:
         sockets = [endpoint.open() for endpoint in endpoints]
         try:
             if workers > 1:
                 urls = [endpoint.url(opened) for endpoint, opened in zip(endpoints, sockets, strict=True)]
-                self._supervise(workers, sockets, rest, " ".join(urls))
-            else:
-                self._serve(sockets, rest)
+                return self._supervise(workers, sockets, rest, " ".join(urls))
+            self._serve(sockets, rest)
+            return 0
         finally:
             for endpoint in endpoints:
                 endpoint.remove()
@@ -143,7 +146,7 @@ class Command(BaseCommand):
 
     # Several:
 
-    def _supervise(self, workers: int, sockets: list[socket], rest: list[str], listening: str) -> None:
+    def _supervise(self, workers: int, sockets: list[socket], rest: list[str], listening: str) -> int:
         inherited = ",".join(str(opened.fileno()) for opened in sockets)
         with tempfile.TemporaryDirectory(prefix="gateway-") as directory:
             metrics.share(directory)
@@ -159,8 +162,7 @@ class Command(BaseCommand):
                 on_exit=metrics.forget_process,
                 beside=Keeper(keeper, settings.RELAY.rate_limit),
             )
-            status = supervisor.run()
-        sys.exit(status)
+            return supervisor.run()
 
 
 def _line(problem: checks.CheckMessage) -> str:
@@ -172,11 +174,9 @@ def _manage() -> str:
     return f"python {os.path.basename(sys.argv[0])}"
 
 
-def _leave() -> None:
-    """End the process now: a thread that hangs, in a database query of the admin say, may not hold it."""
-    threads = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
-    if any(not thread.daemon for thread in threads):
-        logging.shutdown()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)
+def _leave(status: int) -> NoReturn:
+    """End the process now: neither its threads nor the interpreter's own tidying up may take it past the drain."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
