@@ -36,6 +36,7 @@ INSTALLED_APPS = [
 ]
 # Only the admin comes this way; relayed paths have a handler of their own (relay.http.handler).
 MIDDLEWARE = [
+    "relay.admin.security.guard",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
@@ -75,6 +76,7 @@ WHITENOISE_AUTOREFRESH = False
 # The scheme is the client's, as relay.entry found it out from trusted proxies; no field of a stranger decides it.
 SECURE_CONTENT_TYPE_NOSNIFF = True
 X_FRAME_OPTIONS = "DENY"
+CSRF_FAILURE_VIEW = "relay.admin.security.refused_form"
 SESSION_COOKIE_NAME = "gateway_session"
 CSRF_COOKIE_NAME = "gateway_csrf"
 SESSION_COOKIE_HTTPONLY = True

@@ -1,4 +1,7 @@
-"""Backends, routes and origins in the admin. What is saved here is live in every process within a second."""
+"""Backends, routes and origins in the admin. What is saved here is live in every process within a second.
+
+What would close live sockets is asked about first (`relay.admin.preview`).
+"""
 
 from __future__ import annotations
 
@@ -9,18 +12,21 @@ from django.contrib import admin, messages
 from django.db import models
 from django.db.models import Count, QuerySet
 from django.http import HttpRequest
+from django.template.response import TemplateResponse
 from django.urls import reverse
 from django.utils.html import format_html
 
 from relay import validation
+from relay.admin import checking
+from relay.admin.preview import PreviewedAdmin
 from relay.models import Backend, Counted, Origin, Revision, Route
+from relay.routing.loader import InvalidConfiguration
 
 if TYPE_CHECKING:  # generic for type checkers only
-    ModelAdmin = admin.ModelAdmin[Any]
     StackedInline = admin.StackedInline[Route, Backend]
     Rows = QuerySet[Any]
 else:
-    ModelAdmin, StackedInline = admin.ModelAdmin, admin.StackedInline
+    StackedInline = admin.StackedInline
 
 ROUTE_FIELDS: tuple[tuple[str | None, Any], ...] = (
     (None, {"fields": ("path", "kind", "enabled")}),
@@ -31,10 +37,11 @@ ROUTE_FIELDS: tuple[tuple[str | None, Any], ...] = (
 )
 
 
-class SwitchedAdmin(ModelAdmin):
+class SwitchedAdmin(PreviewedAdmin):
     """For rows that can be switched on and off, many at a time; each change is in the admin's log."""
 
-    actions = ("enable", "disable")
+    actions: tuple[str, ...] = ("enable", "disable")
+    previewed_actions = ("enable", "disable", "delete_selected")
     list_per_page = 50
 
     @admin.action(permissions=["change"], description="Enable")
@@ -75,6 +82,8 @@ class BackendAdmin(SwitchedAdmin):
     list_filter = ("enabled", "tls_verify", "forward_token")
     search_fields = ("name", "urls")
     inlines = (RouteInline,)
+    change_form_template = "admin/relay/backend_change_form.html"
+    actions = (*SwitchedAdmin.actions, "check_backends")
     fieldsets = (
         (None, {"fields": ("name", "urls", "enabled")}),
         ("Health", {"fields": ("health_path",)}),
@@ -87,6 +96,28 @@ class BackendAdmin(SwitchedAdmin):
     def get_queryset(self, request: HttpRequest) -> Rows:
         rows: Rows = super().get_queryset(request).annotate(route_count=Count("routes"))
         return rows
+
+    @admin.action(permissions=["change"], description="Check: can they be reached, and do they take sockets?")
+    def check_backends(self, request: HttpRequest, queryset: Rows) -> TemplateResponse | None:
+        names = list(queryset.values_list("name", flat=True)[: checking.MOST + 1])
+        if len(names) > checking.MOST:
+            sentence = f"At most {checking.MOST} at once; manage.py check_backends checks them all."
+            self.message_user(request, sentence, messages.ERROR)
+            return None
+        try:
+            findings = checking.findings(names, request.get_host())
+        except InvalidConfiguration as exc:
+            self.message_user(request, f"The configuration can't be used: {'; '.join(exc.problems)}", messages.ERROR)
+            return None
+        failed = sum(finding.outcome == "FAILS" for finding in findings)
+        context = {
+            **self.admin_site.each_context(request),
+            "title": f"{failed} of {len(findings)} checks failed" if failed else f"All {len(findings)} checks are well",
+            "opts": self.opts,
+            "findings": findings,
+            "backends": queryset,
+        }
+        return TemplateResponse(request, "admin/relay/check.html", context)
 
     @admin.display(description="urls", ordering="urls")
     def listens_at(self, backend: Backend) -> str:

@@ -1,0 +1,111 @@
+"""What to do about a refusal: a sentence for each code, and where in the admin it is done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from urllib.parse import urlencode
+
+from django.core.exceptions import ValidationError
+from django.urls import reverse
+
+from relay import validation
+from relay.models import Backend, RefusalRecord, Route
+from relay.routing.snapshot import normalise_origin
+
+SENTENCES: Mapping[str, str] = MappingProxyType(
+    {
+        "bad_path": "Send the path in its plain form: every backend must read the same path in it.",
+        "bad_request": "If it is the host: name it in ALLOWED_HOSTS, and have the proxy in front pass Host on.",
+        "no_token": "Log in, or look at how the client sends its token; is the cookie named as in JWT_COOKIE?",
+        "invalid_token": "Is it signed with this gateway's key, by an algorithm in JWT_ALGORITHMS, and meant for it?",
+        "expired_token": "Get a fresh token; if it was fresh, compare the clocks, or set JWT_LEEWAY.",
+        "revoked_token": "Log in again; the revocations are in the admin.",
+        "ambiguous_token": "Send one token in one place; often it is a forgotten cookie beside a fresh header.",
+        "invalid_ticket": "Get the ticket just before connecting, from the page that connects; it is good once.",
+        "origin_not_allowed": "Put the origin on the list, if the page is yours.",
+        "role_required": "Give the user the role where tokens are made, or add the user's role to the route.",
+        "no_route": "Add a route for this path and kind, or correct the path; without / at its end a route is exact.",
+        "method_not_allowed": "TRACE and CONNECT are never relayed; use another method.",
+        "body_too_large": "Raise max_body_size of the backend, or send less.",
+        "rate_limited": "Slow down, or raise RATE_LIMIT; if it is everybody at once, set TRUSTED_PROXIES.",
+        "too_many_connections": "Does the page leave sockets behind? Or raise max_connections_per_user of the route.",
+        "internal_error": "The gateway's log has more under this request id.",
+        "backend_unreachable": "Check the backend: does it run, and can it be reached from the gateway's machine?",
+        "backend_refused": "The backend itself said no: if it looks at Origin, see websocket_origin; else its own log.",
+        "backend_protocol_error": "Is it http where it should be https, or another service's port? Check the backend.",
+        "draining": "Nothing: this process was stopping. The balancer should ask /health/ready.",
+        "backend_disabled": "Enable the backend.",
+        "no_healthy_backend": "Its health path answers no 200: look at the backend, or correct health_path.",
+        "backend_timeout": "The backend is slow: look at its load, or raise its limits.",
+    }
+)
+
+ABOUT_ROUTE = frozenset({"role_required", "too_many_connections"})
+ABOUT_BACKEND = frozenset(
+    {
+        "backend_disabled",
+        "backend_protocol_error",
+        "backend_refused",
+        "backend_timeout",
+        "backend_unreachable",
+        "body_too_large",
+        "no_healthy_backend",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Mend:
+    """What helps against one refusal.
+
+    Attributes:
+        links: Text and address of where it is done.
+        origin: One that a button may put on the list; empty: none.
+    """
+
+    sentence: str
+    links: tuple[tuple[str, str], ...] = ()
+    origin: str = ""
+
+
+def mend(refusal: RefusalRecord, routes: Mapping[tuple[str, str], int], backends: Mapping[str, int]) -> Mend:
+    """What helps against a refusal.
+
+    Args:
+        routes: Primary keys by kind and path (`known_routes`).
+        backends: Primary keys by name (`known_backends`).
+    """
+    sentence, links = SENTENCES.get(refusal.code, ""), []
+    if refusal.code == "no_route":
+        known = {"path": refusal.path, "kind": refusal.kind}
+        links.append(("Add a route", f"{reverse('admin:relay_route_add')}?{urlencode(known)}"))
+    if refusal.code in ABOUT_ROUTE and (route := routes.get((refusal.kind, refusal.route))):
+        links.append((f"Route {refusal.route}", reverse("admin:relay_route_change", args=(route,))))
+    if refusal.code in ABOUT_BACKEND and (backend := backends.get(refusal.backend)):
+        links.append((f"Backend {refusal.backend}", reverse("admin:relay_backend_change", args=(backend,))))
+    if refusal.code == "revoked_token":
+        links.append(("Revocations", reverse("admin:relay_revocation_changelist")))
+    return Mend(sentence, tuple(links), allowable(refusal.origin))
+
+
+def allowable(origin: str) -> str:
+    """One origin as it would stand on the list; empty if it is none.
+
+    A wildcard is none: a stranger may send it, and the list would take it for a rule.
+    """
+    if "*" in origin or normalise_origin(origin) is None:
+        return ""
+    try:
+        return validation.origin(origin)
+    except ValidationError:
+        return ""
+
+
+def known_routes() -> dict[tuple[str, str], int]:
+    return {(kind, path): pk for kind, path, pk in Route.objects.values_list("kind", "path", "pk")}
+
+
+def known_backends() -> dict[str, int]:
+    return dict(Backend.objects.values_list("name", "pk"))

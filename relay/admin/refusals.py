@@ -1,0 +1,157 @@
+"""The latest refusals, explained; an origin that was refused is put on the list by a button."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from django.contrib import admin, messages
+from django.contrib.admin.views.main import ChangeList
+from django.core.exceptions import PermissionDenied, ValidationError
+from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
+from django.urls import URLPattern, path, reverse
+from django.utils.html import format_html, format_html_join
+from django.utils.http import url_has_allowed_host_and_scheme
+from django.utils.safestring import SafeString
+
+from relay.admin.mends import allowable, known_backends, known_routes, mend
+from relay.admin.observed import ObservedAdmin, moment
+from relay.models import Origin, RefusalRecord
+from relay.refusals import KINDS
+
+ALLOW_FORM = "allow-origin"
+"""The id of the form that the buttons of all rows belong to: a form can't lie inside the list's own."""
+
+
+class RefusalList(ChangeList):
+    """A page of refusals, each with what helps against it now."""
+
+    def get_results(self, request: HttpRequest) -> None:
+        super().get_results(request)
+        self.result_list = explained(self.result_list, request)
+
+
+def explained(refusals: Iterable[Any], request: HttpRequest) -> list[Any]:
+    """Refusals with their ``mend``, and ``may_allow``: whether the user may put the origin on the list."""
+    routes, backends = known_routes(), known_backends()
+    may_add = request.user.has_perm("relay.add_origin")
+    rows = list(refusals)
+    for row in rows:
+        row.mend, row.may_allow = mend(row, routes, backends), may_add
+    return rows
+
+
+@admin.register(RefusalRecord)
+class RefusalAdmin(ObservedAdmin):
+    change_list_template = "admin/relay/refusals.html"
+    change_form_template = "admin/relay/refusal.html"
+    list_display = ("when", "refused", "why", "who", "request")
+    list_display_links = ("when",)
+    list_filter = ("code", "kind", "backend")
+    search_fields = ("request_id", "path", "client", "user_id", "origin", "detail")
+    search_help_text = "A request id, path, address, user or origin"
+    list_per_page = 50
+    show_full_result_count = False
+    fields = ("when", "refused", "why", "who", "origin", "route", "backend", "request_id", "process")
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+        return RefusalList
+
+    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
+        found = super().get_object(request, object_id, from_field)
+        return explained([found], request)[0] if found is not None else None
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
+        return self.fields
+
+    def get_urls(self) -> list[URLPattern]:
+        allow = path("allow/", self.admin_site.admin_view(self.allow), name="relay_refusalrecord_allow")
+        return [allow, *super().get_urls()]
+
+    # Columns
+
+    @admin.display(description="when", ordering="at")
+    def when(self, refusal: RefusalRecord) -> SafeString | str:
+        return moment(refusal.at)
+
+    @admin.display(description="refused", ordering="code")
+    def refused(self, refusal: RefusalRecord) -> SafeString:
+        """The code, and what was asked for."""
+        status = refusal.close_code or refusal.status
+        asked = f"{refusal.method or refusal.get_kind_display()} {refusal.path}".strip()
+        return format_html(
+            '<strong class="gw-code">{}</strong>{} <span class="gw-asked">{}</span>',
+            refusal.code,
+            f" {status}" if status else "",
+            asked,
+        )
+
+    @admin.display(description="what was compared, and what helps")
+    def why(self, refusal: Any) -> SafeString:
+        found = refusal.mend
+        detail = refusal.detail or (KINDS[refusal.code].sentence if refusal.code in KINDS else "")
+        links = format_html_join(" ", '<a href="{1}">{0}</a>', found.links)
+        button: SafeString | str = ""
+        if refusal.may_allow and found.origin:
+            button = format_html(
+                '<button type="submit" class="gw-button" form="{}" name="origin" value="{}">Allow {}</button>',
+                ALLOW_FORM,
+                found.origin,
+                found.origin,
+            )
+        return format_html(
+            '<span class="gw-detail">{}</span><span class="gw-mend">{} {} {}</span>',
+            detail,
+            found.sentence,
+            links,
+            button,
+        )
+
+    @admin.display(description="who", ordering="client")
+    def who(self, refusal: RefusalRecord) -> SafeString | str:
+        user = f"user {refusal.user_id}" if refusal.user_id else ""
+        parts = [(part,) for part in (user, refusal.client) if part]
+        return format_html_join(" ", '<span class="gw-line">{}</span>', parts) or "-"
+
+    @admin.display(description="request id", ordering="request_id")
+    def request(self, refusal: RefusalRecord) -> SafeString | str:
+        return format_html('<code class="gw-id">{}</code>', refusal.request_id) if refusal.request_id else "-"
+
+    # The button
+
+    def allow(self, request: HttpRequest) -> HttpResponse:
+        """Put an origin on the list, or enable it where it is there and off."""
+        if request.method != "POST":
+            return HttpResponseNotAllowed(["POST"])
+        try:
+            self._allow(request, request.POST.get("origin", ""))
+        except ValidationError as exc:
+            self.message_user(request, " ".join(exc.messages), messages.ERROR)
+        back = request.POST.get("next", "")
+        if not url_has_allowed_host_and_scheme(back, {request.get_host()}, request.is_secure()):
+            back = reverse("admin:relay_refusalrecord_changelist")
+        return HttpResponseRedirect(back)
+
+    def _allow(self, request: HttpRequest, text: str) -> None:
+        """Raises ValidationError, PermissionDenied."""
+        if not allowable(text):
+            raise ValidationError(f"{text[:200]!r} is no origin that could stand on the list.")
+        origin = Origin(origin=allowable(text), note="allowed after a refusal")
+        known = Origin.objects.filter(origin=origin.origin).first()
+        self._may(request, "change" if known else "add")
+        in_force = "The next handshake from it works within a second."
+        if known is None:
+            origin.save()
+            self.log_addition(request, origin, "Allowed after a refusal.")
+            self.message_user(request, f"The origin {origin.origin} is on the list. {in_force}", messages.SUCCESS)
+        elif known.enabled:
+            self.message_user(request, f"The origin {known.origin} is on the list already.", messages.INFO)
+        else:
+            known.enabled = True
+            known.save()
+            self.log_change(request, known, "Enabled after a refusal.")
+            self.message_user(request, f"The origin {known.origin} is enabled. {in_force}", messages.SUCCESS)
+
+    def _may(self, request: HttpRequest, what: str) -> None:
+        if not request.user.has_perm(f"relay.{what}_origin"):
+            raise PermissionDenied

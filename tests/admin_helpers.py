@@ -1,0 +1,66 @@
+"""People who use the admin, what it told them, and a backend to be checked."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from html import unescape
+from typing import Any
+
+from django.contrib.admin.models import LogEntry
+from django.contrib.auth.models import Permission, User
+from django.test import Client
+
+from tests import stack
+
+
+def staff(client: Client, *permissions: str) -> Client:
+    """Logged in as one of the staff with these permissions of ours, like ``view_process``; with none: a superuser."""
+    if permissions:
+        user = User.objects.create_user("op", is_staff=True)
+        user.user_permissions.set(Permission.objects.filter(codename__in=permissions))
+    else:
+        user = User.objects.create_superuser("root")
+    client.force_login(user)
+    return client
+
+
+def text(response: Any) -> str:
+    """What the page says, without markup."""
+    page = re.sub(r"<(script|style)\b.*?</\1>", " ", response.content.decode(), flags=re.DOTALL)
+    return " ".join(unescape(re.sub(r"<[^>]+>", " ", page)).split())
+
+
+def messages(response: Any) -> list[str]:
+    return [str(message) for message in response.context["messages"]]
+
+
+def log() -> list[tuple[int, str, str]]:
+    """What the admin's log says, oldest first."""
+    return [(e.action_flag, e.object_repr, e.get_change_message()) for e in LogEntry.objects.order_by("pk")]
+
+
+@contextmanager
+def answering() -> Iterator[str]:
+    """The url of an echoing backend, in a loop of its own thread."""
+    loop, ready, done = asyncio.new_event_loop(), threading.Event(), asyncio.Event()
+    urls: list[str] = []
+
+    async def serve() -> None:
+        async with stack.backend() as backend:
+            urls.append(backend.url)
+            ready.set()
+            await done.wait()
+
+    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
+    thread.start()
+    assert ready.wait(10)
+    try:
+        yield urls[0]
+    finally:
+        loop.call_soon_threadsafe(done.set)
+        thread.join(10)
+        loop.close()
