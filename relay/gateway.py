@@ -43,6 +43,10 @@ LONGEST_HOST = 300
 """Characters: a name has 253 at most (RFC 1035 §2.3.4), and the rule's answers are remembered."""
 
 
+START_INTERVAL = 1.0
+"""Seconds between two attempts to start without a database; each of them is a line in the log."""
+
+
 def is_health(path: str) -> bool:
     """Whether a path is answered for any ``Host``, and while draining."""
     return path in HEALTH
@@ -71,6 +75,7 @@ class Gateway:
             for kind, app in (("http", http), ("websocket", websocket))
         }
         self.server_is_known = False
+        self._start_again = 0.0
 
     @cached_property
     def _django(self) -> ASGIHandler:
@@ -102,10 +107,14 @@ class Gateway:
 
     async def _start(self) -> None:
         """Start late, under a server without lifespan (Daphne); without a database only the health pages answer."""
+        if time.monotonic() < self._start_again:
+            return
         try:
             await self.runtime.start()
         except (ConfigurationUnavailable, ImproperlyConfigured) as exc:
-            log.error("no configuration: %s", exc)
+            if time.monotonic() >= self._start_again:  # the first of those who waited for it
+                log.error("no configuration: %s", exc)
+            self._start_again = time.monotonic() + START_INTERVAL
 
     def _at_the_door(self, scope: Scope, arrival: Arrival) -> Refusal | None:
         """Judge what no route is needed for."""

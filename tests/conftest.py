@@ -8,10 +8,15 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import uvloop
 
 from tests import served, stack
+
+# How long an example takes says how busy the machine is, nothing else.
+hypothesis.settings.register_profile("relay", deadline=None)
+hypothesis.settings.load_profile("relay")
 
 BOTH_LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 ON_BOTH_LOOPS = ("test_server_http.py", "test_server_hygiene.py", "test_server_websocket.py")

@@ -335,14 +335,15 @@ async def test_every_method_reaches_the_backend(
 
 
 async def test_identities_never_mix_on_shared_connections(backend: stack.BackendServer, gateway: stack.Stack) -> None:
-    """Two users, 200 requests at once over kept connections: everybody gets their own, and no cookie of the other."""
+    """Two users, twice 200 requests at once over kept connections: everybody gets their own."""
     users = [str(1 + n % 2) for n in range(200)]
     headers = {u: bearer(user_id=int(u)) | {"Cookie": f"mine={u}"} for u in ("1", "2")}
-    answers = await asyncio.gather(*(gateway.request(f"/api/{u}", headers=headers[u]) for u in users))
-    for user, answer in zip(users, answers, strict=True):
-        got = dict(map(tuple, answer.json["headers"]))
-        assert (got["x-user-id"], got["cookie"], answer.json["target"]) == (user, f"mine={user}", f"/api/{user}")
-    assert backend.connections < 200, "connections were kept and shared"
+    for _ in range(2):
+        answers = await asyncio.gather(*(gateway.request(f"/api/{u}", headers=headers[u]) for u in users))
+        for user, answer in zip(users, answers, strict=True):
+            got = dict(map(tuple, answer.json["headers"]))
+            assert (got["x-user-id"], got["cookie"], answer.json["target"]) == (user, f"mine={user}", f"/api/{user}")
+    assert backend.connections < 400, "connections were kept and shared"
 
 
 @pytest.mark.parametrize(
@@ -391,11 +392,13 @@ async def test_rewriting_the_path(backend: stack.BackendServer) -> None:
     routes = (
         Route("/old/", "http", "main", upstream_path="/new/"),
         Route("/one", "http", "main", upstream_path="/two"),
+        Route("/strip/", "http", "main", upstream_path="/"),
     )
     async with stack.gateway(stack.snapshot(backend.url + "/base", with_routes=routes)) as gateway:
-        for path in ("/old/a%2Cb/?q=%20", "/old", "/old/", "/one?x"):
+        for path in ("/old/a%2Cb/?q=%20", "/old", "/old/", "/one?x", "/strip//host/x"):
             assert (await gateway.request(path, headers=bearer())).status == 200
-    assert [s.target for s in backend.seen] == ["/base/new/a%2Cb/?q=%20", "/base/new", "/base/new/", "/base/two?x"]
+    seen = [s.target.removeprefix("/base") for s in backend.seen]
+    assert seen == ["/new/a%2Cb/?q=%20", "/new", "/new/", "/two?x", "/host/x"]
 
 
 async def test_several_urls(backend: stack.BackendServer) -> None:

@@ -197,7 +197,7 @@ def test_a_handshake_finds_no_http_route_and_the_reverse() -> None:
         pytest.param("/", "/app/", b"/", b"/app/", id="prefix added to the root"),
         pytest.param("/api/", "/v2/", b"/%61pi/caf%C3%A9/%7Eu", b"/v2/caf%C3%A9/%7Eu", id="encoding of the rest kept"),
         pytest.param("/café/", "/c/", b"/caf%C3%A9/x", b"/c/x", id="a prefix that was encoded"),
-        pytest.param("/api/", "/v2/", b"/api//x", b"/v2//x", id="an empty segment of the client stays"),
+        pytest.param("/api/", "/v2/", b"/api//x", b"/v2/x", id="exactly one slash at the joint"),
         pytest.param("/api/", "/v2/", b"/api/x/", b"/v2/x/", id="a trailing slash stays"),
         pytest.param("/u/<int:id>/", "/me/", b"/u/7/posts", b"/me/posts", id="placeholder in the prefix"),
         pytest.param("/u/<int:id>/", "/me/", b"/u/7", b"/me", id="placeholder at the end of the prefix"),

@@ -13,7 +13,17 @@ from relay.identity import tokens
 from relay.identity.errors import ExpiredToken, InvalidToken, TokenError
 from relay.identity.model import Presented, fingerprint
 from relay.identity.tokens import Verifier, choose
-from tests.identity_helpers import OTHER_SECRET, SECRET, claims, handmade, identity, part, relay_settings, token
+from tests.identity_helpers import (
+    OTHER_SECRET,
+    SECRET,
+    FromNow,
+    claims,
+    handmade,
+    identity,
+    part,
+    relay_settings,
+    token,
+)
 
 HS256 = {"alg": "HS256", "typ": "JWT"}
 
@@ -52,10 +62,10 @@ def test_a_token_of_the_seed_is_valid_as_it_is():
         pytest.param({}, {"aud": "someone", "iss": "someone"}, id="issuer and audience that nobody asks for"),
         pytest.param({"jwt_issuer": "us"}, {"iss": "us"}, id="our issuer"),
         pytest.param({"jwt_audience": "us"}, {"aud": ["them", "us"]}, id="our audience among others"),
-        pytest.param({"jwt_leeway": 60}, {"exp": int(time.time()) - 30}, id="expired within the leeway"),
-        pytest.param({"jwt_leeway": 60}, {"iat": int(time.time()) + 30}, id="issued in the future within the leeway"),
-        pytest.param({}, {"nbf": int(time.time()) - 5}, id="nbf that has passed"),
-        pytest.param({}, {"exp": time.time() + 60.5}, id="an exp with a fraction"),
+        pytest.param({"jwt_leeway": 60}, {"exp": FromNow(-30)}, id="expired within the leeway"),
+        pytest.param({"jwt_leeway": 60}, {"iat": FromNow(30)}, id="issued in the future within the leeway"),
+        pytest.param({}, {"nbf": FromNow(-5)}, id="nbf that has passed"),
+        pytest.param({}, {"exp": FromNow(60.5)}, id="an exp with a fraction"),
     ],
 )
 def test_good_tokens(changes, given):
@@ -72,9 +82,9 @@ def test_good_tokens(changes, given):
         pytest.param({}, {"exp": []}, "well-formed", id="exp as a list"),
         pytest.param({}, {"exp": 1e300}, "exp is no time", id="exp beyond all time"),
         pytest.param({}, {"iat": "100"}, "iat is no number", id="iat as a string"),
-        pytest.param({}, {"iat": int(time.time()) + 60}, r"iat lies \d+ s in the future", id="issued in the future"),
+        pytest.param({}, {"iat": FromNow(60)}, r"iat lies \d+ s in the future", id="issued in the future"),
         pytest.param({}, {"iat": 10**400}, r"iat lies 9{20} s", id="issued in a future beyond all time"),
-        pytest.param({}, {"nbf": int(time.time()) + 60}, r"nbf lies \d+ s in the future", id="not valid yet"),
+        pytest.param({}, {"nbf": FromNow(60)}, r"nbf lies \d+ s in the future", id="not valid yet"),
         pytest.param({}, {"jti": 5}, "jti", id="a jti that is no string"),
         pytest.param({}, {"user_id": ...}, "user_id", id="no user id"),
         pytest.param({"jwt_issuer": "us"}, {"iss": "them"}, "iss is 'them', JWT_ISSUER is 'us'", id="another issuer"),

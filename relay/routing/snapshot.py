@@ -193,7 +193,8 @@ class Match:
         replacement = self.route.upstream_path.encode()
         if not self.route.is_prefix:
             return replacement
-        rest = paths.after_segments(raw_path, self.slashes)
+        # "Exactly one slash": what begins with two, a backend may take for a host (RFC 3986 §4.2).
+        rest = paths.after_segments(raw_path, self.slashes).lstrip(b"/")
         if not rest and not raw_path.endswith(b"/"):
             return replacement.rstrip(b"/") or b"/"
         return replacement.rstrip(b"/") + b"/" + rest
