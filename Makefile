@@ -3,7 +3,8 @@
 PYTHON ?= python3
 PORT   ?= 8000
 BIN    := .venv/bin
-TESTS  ?= -n auto
+# A file is run by one process: what it starts for all of its tests is started once.
+TESTS  ?= -n auto --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help run setup test lint types pytest fmt bench lock clean

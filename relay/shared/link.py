@@ -84,8 +84,9 @@ class Link:
         self._task = asyncio.create_task(self._keep(), name=f"link to {self._name}")
 
     async def close(self) -> None:
-        """Hang up."""
+        """Hang up; at the other end, nothing of this process is left."""
         if self._task is not None:
+            await self.ask(("clear",))
             self._task.cancel()
             await asyncio.wait((self._task,))
 

@@ -1,0 +1,121 @@
+"""docs/deploy: what operators copy agrees with what the gateway does (nginx and HAProxy: tests/test_balancers.py)."""
+
+from __future__ import annotations
+
+import configparser
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from gatewaysite.env import RelaySettings
+from relay.gateway import HEALTH
+from relay.server.limits import Limits
+from relay.server.workers import GRACE
+
+ROOT = Path(__file__).resolve().parent.parent
+DEPLOY = ROOT / "docs" / "deploy"
+DRAIN = RelaySettings.__dataclass_fields__["drain_seconds"].default
+
+
+def manifest(kind: str) -> Any:
+    """The one of that kind in kubernetes.yaml."""
+    (found,) = [it for it in yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text()) if it["kind"] == kind]
+    return found
+
+
+def unit() -> configparser.SectionProxy:
+    """How the unit runs the gateway."""
+    parser = configparser.ConfigParser(strict=False, interpolation=None)
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    parser.read(DEPLOY / "gateway.service")
+    return parser["Service"]
+
+
+def pod() -> Any:
+    return manifest("Deployment")["spec"]["template"]["spec"]
+
+
+def test_a_pod_has_time_to_leave() -> None:
+    """It serves until it is out of every balancer, then drains, and is not killed meanwhile."""
+    (container,) = pod()["containers"]
+    _, serving_on = container["lifecycle"]["preStop"]["exec"]["command"]
+    drain = int(manifest("ConfigMap")["data"]["DRAIN_SECONDS"])
+    assert pod()["terminationGracePeriodSeconds"] > int(serving_on) + drain + GRACE
+    readiness = container["readinessProbe"]
+    assert int(serving_on) > readiness["periodSeconds"]
+
+
+def test_pods_are_asked_what_they_answer() -> None:
+    """A node that drains must leave the balancer, and must not be restarted for it."""
+    (container,) = pod()["containers"]
+    paths = {name: container[f"{name}Probe"]["httpGet"]["path"] for name in ("startup", "readiness", "liveness")}
+    assert paths == {"startup": "/health/ready", "readiness": "/health/ready", "liveness": "/health/live"}
+    assert set(paths.values()) <= set(HEALTH)
+
+
+def test_one_pod_is_always_there() -> None:
+    """In a rollout, and when machines are emptied."""
+    deployment = manifest("Deployment")["spec"]
+    assert deployment["replicas"] >= 2
+    assert deployment["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
+    budget = manifest("PodDisruptionBudget")["spec"]
+    assert budget["minAvailable"] >= 1
+    labels = deployment["template"]["metadata"]["labels"]
+    assert labels == budget["selector"]["matchLabels"] == deployment["selector"]["matchLabels"]
+    assert labels == manifest("Service")["spec"]["selector"]
+
+
+def test_the_job_migrates_what_the_pods_serve() -> None:
+    """The same image, with the same settings."""
+    (job,) = manifest("Job")["spec"]["template"]["spec"]["containers"]
+    (container,) = pod()["containers"]
+    assert (job["image"], job["envFrom"]) == (container["image"], container["envFrom"])
+
+
+def test_the_unit_lets_the_gateway_drain() -> None:
+    """One signal, to the supervisor alone, and time enough behind it."""
+    assert unit()["KillMode"] == "mixed"
+    assert float(unit()["TimeoutStopSec"]) > DRAIN + GRACE
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        pytest.param(shlex.split(unit()["ExecStart"])[1:], id="systemd serves"),
+        pytest.param(shlex.split(unit()["ExecStartPre"])[1:], id="systemd migrates"),
+        pytest.param(pod()["containers"][0]["args"][1:], id="a pod serves"),
+        pytest.param(manifest("Job")["spec"]["template"]["spec"]["containers"][0]["args"][1:], id="a job migrates"),
+    ],
+)
+def test_the_commands_exist(words: list[str]) -> None:
+    """With their options."""
+    from django.core.management import get_commands, load_command_class
+
+    script, name, *options = words
+    assert script == "manage.py"
+    app = get_commands()[name]
+    assert isinstance(app, str)
+    parsed = load_command_class(app, name).create_parser("manage.py", name).parse_args(options)
+    assert getattr(parsed, "daphne", []) == [], "none is left over for Daphne"
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern"), [("nginx.conf", r"keepalive_timeout (\d+)s;"), ("Caddyfile", r"keepalive (\d+)s")]
+)
+def test_no_proxy_keeps_a_connection_that_the_gateway_closes(name: str, pattern: str) -> None:
+    """A POST that is sent into a closing connection is lost, as nobody may send it twice."""
+    (seconds,) = re.findall(pattern, (DEPLOY / name).read_text())
+    assert int(seconds) < Limits().idle_time
+
+
+@pytest.mark.parametrize("name", ["nginx.conf", "haproxy.cfg", "Caddyfile"])
+def test_every_example_asks_or_tries_and_speaks_for_itself(name: str) -> None:
+    """What the guide asks of any proxy; Caddy writes X-Forwarded-* unasked."""
+    text = (DEPLOY / name).read_text()
+    assert "/health/ready" in text or "http_503" in text
+    for field in ("X-Request-ID", *(["X-Forwarded-Host", "X-Forwarded-Proto"] if name != "Caddyfile" else [])):
+        assert field in text
