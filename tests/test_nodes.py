@@ -11,12 +11,14 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime
 
 import pytest
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import InvalidStatus
 
 from tests import served, servers, stack
+from tests.server_helpers import until
 from tests.stack import bearer, closed
 
 BURST = 20
@@ -192,10 +194,18 @@ async def test_a_change_of_the_configuration_reaches_every_process(cluster: Clus
         how, at = await ending
         assert how == {(1012, "")}
         assert at - changed_at < 1
-        for client in cluster.clients * WORKERS:
+        for node in cluster.nodes:
+            await until(lambda node=node: len(changes(node, changed_at)) == WORKERS)
+            assert max(changes(node, changed_at)) - changed_at < 1
             with pytest.raises(InvalidStatus, match="404"):
-                await client.websocket("/other-ws", additional_headers=headers)
+                await stack.Client(node.port).websocket("/other-ws", additional_headers=headers)
         assert [await alive(ws) for ws in bystanders] == [True, True]
+
+
+def changes(node: served.Server, since: float) -> list[float]:
+    """When each process of a node put another configuration in force (unix time), of late."""
+    lines = [line for line in node.lines if line.get("event") == "config.changed"]
+    return [at for line in lines if (at := datetime.fromisoformat(line["time"]).timestamp()) > since - 0.1]
 
 
 async def test_a_client_has_one_rate_over_all_nodes(cluster: Cluster) -> None:

@@ -25,7 +25,7 @@ from tests.server_helpers import until
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Outages are noticed and healed within moments."""
-    for name, seconds in {"BEAT": 0.2, "RETRY": 0.02}.items():
+    for name, seconds in {"BEAT": 0.4, "RETRY": 0.02}.items():
         monkeypatch.setattr(module, name, seconds)
 
 
