@@ -262,9 +262,11 @@ def test_a_list_costs_the_same_with_many_rows(admin: Client, django_assert_max_n
     b0 = Backend.objects.get(name="b0").pk
     urls = [f"/admin/relay/{name}/" for name in ("backend", "route", "origin", "revocation")]
     urls.append(f"/admin/relay/backend/{b0}/change/")
+    for url in urls:
+        queries(url)  # what is looked up once and remembered must not count
     few = [queries(url) for url in urls]
     fill(2, 12)
-    assert [queries(url) for url in urls] == few
+    assert all(many <= before for many, before in zip(map(queries, urls), few, strict=True))
 
 
 def test_lists_show_what_matters(admin: Client, main: Backend) -> None:
