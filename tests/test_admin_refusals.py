@@ -87,6 +87,15 @@ def test_it_can_be_searched_and_filtered(admin: Client, query: str, found: list[
     assert listed(admin.get(f"{LIST}?{query}")) == found
 
 
+def test_the_filter_offers_what_is_there(admin: Client) -> None:
+    """By backend those with a name; one refused before there was a backend is no choice of its own."""
+    refused(backend="main")
+    refused()
+    page = admin.get(LIST).content.decode()
+    assert 'href="?backend=main"' in page
+    assert 'href="?backend="' not in page
+
+
 @pytest.mark.parametrize("code", sorted(KINDS))
 def test_every_code_has_a_mend(admin: Client, code: str) -> None:
     """In the admin as in the documentation."""

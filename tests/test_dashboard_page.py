@@ -333,6 +333,36 @@ def test_a_refused_origin_is_allowed_by_a_button(page: Page, gateway: Gateway) -
             assert time.monotonic() < deadline
 
 
+def test_no_token_ticket_or_cookie_is_on_any_page(page: Page, gateway: Gateway) -> None:
+    """Contract, section 9: wherever a client puts one, valid or not."""
+    mark = "m4rk3d"
+    valid = token(user_id="marked", email="m@example.com", jti=mark)
+    for path in (
+        "/api/x",
+        "/nothing",
+        f"/nothing/{valid}",
+        f"/api/x?token={valid}",
+        f"/x?auth_token={mark}&ticket={mark}",
+    ):
+        for headers in (
+            {"Authorization": f"Bearer {mark}"},
+            {"Authorization": f"Bearer {valid}"},
+            {"Cookie": f"auth_token={mark}; sessionid={mark}"},
+        ):
+            page.request.get(path, headers=headers)
+    for query, subprotocol in ((f"?ticket={mark}", "chat"), (f"?token={mark}", f"bearer.{mark}")):
+        target = f"ws://127.0.0.1:{gateway.port}/ws{query}"
+        with pytest.raises(InvalidStatus), connect(target, subprotocols=[subprotocol], origin=APP, proxy=None):  # type: ignore[list-item,arg-type]
+            pass
+    with gateway.socket(user_id="marked", jti=mark):
+        page.goto(f"{REFUSALS}?q=/nothing/")
+        expect(page.locator("#result_list")).to_contain_text("/nothing/***")
+        shown = [page.request.get(path).text() for path in (*PAGES, "/admin/relay/process/figures.json")]
+    assert any("marked" in text for text in shown)
+    signature = valid.rpartition(".")[2]
+    assert [path for path, text in zip(PAGES, shown, strict=False) if mark in text or signature in text] == []
+
+
 # Changes
 
 
@@ -414,7 +444,7 @@ def test_every_text_can_be_read(page: Page, gateway: Gateway, path: str) -> None
             expect(page.get_by_role("button", name="Allow").first).to_be_visible()
         for scheme in ("light", "dark"):
             page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
-            page.evaluate("Promise.all(document.getAnimations().map((change) => change.finished))")
+            page.evaluate("Promise.allSettled(document.getAnimations().map((change) => change.finished))")
             assert page.evaluate(CONTRASTS) == []
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from django.contrib import admin, messages
 from django.contrib.admin.views.main import ChangeList
 from django.core.exceptions import PermissionDenied, ValidationError
+from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
 from django.urls import URLPattern, path, reverse
 from django.utils.html import format_html, format_html_join
@@ -41,13 +42,26 @@ def explained(refusals: Iterable[Any], request: HttpRequest) -> list[Any]:
     return rows
 
 
+class ByBackend(admin.SimpleListFilter):
+    """Those that got as far as a backend; the empty name of the others is no choice."""
+
+    title, parameter_name = "backend", "backend"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        names = RefusalRecord.objects.exclude(backend="").order_by("backend").values_list("backend", flat=True)
+        return [(name, name) for name in names.distinct()]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[RefusalRecord]) -> QuerySet[RefusalRecord]:
+        return queryset.filter(backend=self.value()) if self.value() else queryset
+
+
 @admin.register(RefusalRecord)
 class RefusalAdmin(ObservedAdmin):
     change_list_template = "admin/relay/refusals.html"
     change_form_template = "admin/relay/refusal.html"
     list_display = ("when", "refused", "why", "who", "request")
     list_display_links = ("when",)
-    list_filter = ("code", "kind", "backend")
+    list_filter = ("code", "kind", ByBackend)
     search_fields = ("request_id", "path", "client", "user_id", "origin", "detail")
     search_help_text = "A request id, path, address, user or origin"
     list_per_page = 50

@@ -49,7 +49,9 @@ CONNECTIONS_KEPT = 60.0
 """Seconds without a look after which a list of connections is removed: it holds people's names."""
 
 PRUNE_INTERVAL = 60.0
-_BATCH = 500
+
+_BATCH = 50
+"""Rows of one statement: few, as the event loop's thread waits while Python puts one together."""
 
 
 class Reporter:
