@@ -107,7 +107,7 @@ async def _bodies(lab: Lab) -> None:
     server = await asyncio.start_server(backend, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     gateway = await asyncio.to_thread(lab.gateway, "bodies", backend=f"127.0.0.1:{port}")
-    fields = f"Host: a\r\nCookie: {gateway.headers['Cookie']}\r\n"
+    fields = f"Host: 127.0.0.1\r\nCookie: {gateway.headers['Cookie']}\r\n"
     unlimited = f"POST /api/x HTTP/1.1\r\n{fields}Content-Length: {BODY}\r\n\r\n"
     await asyncio.to_thread(_no_body_limit, lab, gateway)
 
