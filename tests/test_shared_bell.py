@@ -85,6 +85,26 @@ async def test_redis_that_goes_and_comes_back(server: servers.Redis, caplog: pyt
     assert all(record.exc_info is None for record in caplog.records)
 
 
+async def test_a_transport_that_closes_under_a_write(server: servers.Redis) -> None:
+    """uvloop says RuntimeError then, which is neither redis's nor the system's; the listener outlives it."""
+
+    class Dropped(Listener):
+        drops = 1
+
+        async def _listen(self, client: Redis) -> None:
+            if self.drops:
+                self.drops -= 1
+                raise RuntimeError("unable to perform operation on <TCPTransport closed=True>")
+            await super()._listen(client)
+
+    rings: list[bool] = []
+    task = asyncio.create_task(Dropped(server.url, lambda: rings.append(True)).listen())
+    await until(lambda: rings or task.done())
+    assert not task.done()
+    task.cancel()
+    await asyncio.wait((task,))
+
+
 async def test_redis_that_falls_silent(server: servers.Redis) -> None:
     """A connection to nowhere looks like one on which nothing happens, unless somebody asks."""
     async with listening(server.url) as ear:

@@ -20,6 +20,9 @@ log = logging.getLogger("relay")
 
 CHANNEL = "gateway:changes"
 
+GONE = (OSError, RedisError, RuntimeError)
+"""What a connection that drops raises; on uvloop a write to a transport that has just closed is a RuntimeError."""
+
 TIMEOUT = 0.5
 """Seconds that a ring may take: somebody waits behind a button for it."""
 
@@ -83,12 +86,12 @@ class Listener:
             client = Redis.from_url(self._url, protocol=2, socket_timeout=TIMEOUT, retry=None)
             try:
                 await self._listen(client)
-            except (OSError, RedisError) as exc:
+            except GONE as exc:
                 if not self._deaf:
                     self._deaf = True
                     log.warning("%s: %s", self.warning, exc)
             finally:
-                with suppress(OSError, RedisError):
+                with suppress(*GONE):
                     await client.aclose()
             await asyncio.sleep(RETRY)
 
