@@ -364,6 +364,7 @@ class Exchange:
     def _leave(self, reusable: bool) -> None:
         if self._upload is not None:
             self._upload.cancel()
+        del self._parser  # it holds our methods: a circle that only the garbage collector would undo
         self._connection.end(reusable)
         self._wake()
 

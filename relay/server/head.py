@@ -110,6 +110,7 @@ class HeadReader:
                 self._seen += data
             return -1
         self.head = self._judge(self._seen if seen else data)
+        del self._parser  # it holds our methods: a circle that only the garbage collector would undo
         return size
 
     def _parse(self, data: bytes) -> None:

@@ -114,6 +114,10 @@ class Leg(asyncio.BufferedProtocol):
         if not self.gone and (peer.told or peer.gone or not peer.full):
             self.transport.resume_reading()
 
+    def untie(self) -> None:
+        """Let go of the tunnel: its transports are closed, and nobody calls a leg any more."""
+        del self.tunnel, self.peer
+
     # Reading
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -166,6 +170,7 @@ class Leg(asyncio.BufferedProtocol):
         self.lost = True
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None
         self.tunnel.left(self, str(exc or ""))
 
     # Writing

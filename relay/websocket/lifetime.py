@@ -108,6 +108,7 @@ class Lifetime:
         self._watching = False
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None
 
     def renew(self, expires_at: float | None) -> None:
         """Move the deadline, either way."""

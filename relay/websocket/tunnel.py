@@ -57,6 +57,7 @@ class Tunnel:
         self.ending: Outcome | None = None
         self.client_left: asyncio.Future[None] = loop.create_future()
         self.closed: asyncio.Future[None] = loop.create_future()
+        self.closed.add_done_callback(self._untie)
         self._attached = False
         self._ordered: Ending | None = None  # an ending by the gateway
 
@@ -192,6 +193,12 @@ class Tunnel:
         self.lifetime.stop()
         self.replan()
         return True
+
+    def _untie(self, _: object) -> None:
+        """Undo the circles between our parts: the garbage collector would pause all sockets to find them."""
+        self.client.untie()
+        self.backend.untie()
+        del self.lifetime
 
     def replan(self) -> None:
         """Decide which legs may just pass on what they read."""

@@ -89,6 +89,7 @@ class _Answer(asyncio.Protocol):
         self.head: asyncio.Future[None] = loop.create_future()
         self.end: asyncio.Future[None] = loop.create_future()
         self.status = 0
+        self.http_version = ""
         self.reason = self.body = self.first = self.early = b""
         self.headers: RawHeaders = []
         self._body_size = body_size
@@ -98,12 +99,12 @@ class _Answer(asyncio.Protocol):
     @property
     def accepts(self) -> bool:
         """Whether it looks like a yes (RFC 6455 §4.1 wants HTTP/1.1 or higher)."""
-        return self.status == 101 and self._parser.get_http_version() == "1.1"
+        return self.status == 101 and self.http_version == "1.1"
 
     async def why_not(self, opening: Opening) -> str:
         """What a refusing answer says, and what may be behind it."""
         if self.status == 101:
-            return f"in HTTP/{self._parser.get_http_version()}"
+            return f"in HTTP/{self.http_version}"
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(BODY_TIMEOUT):
                 await self.end
@@ -128,6 +129,7 @@ class _Answer(asyncio.Protocol):
         except httptools.HttpParserUpgrade as upgrade:
             self.early = data[upgrade.args[0] :]
             self.transport.pause_reading()
+            del self._parser  # it holds our methods: a circle that only the garbage collector would undo
         except httptools.HttpParserError as exc:
             # After a complete head it is about the body, or a 101 without the fields that make it one.
             self._fail(f"no valid HTTP answer ({exc})")
@@ -161,7 +163,7 @@ class _Answer(asyncio.Protocol):
         if 100 <= status < 200 and status != 101:  # an interim answer: the real one is still to come
             self.reason, self.headers = b"", []
             return
-        self.status = status
+        self.status, self.http_version = status, self._parser.get_http_version()
         self.head.set_result(None)
 
     def on_body(self, data: bytes) -> None:
