@@ -18,29 +18,40 @@ import time
 from collections.abc import Iterable
 from typing import TextIO
 
+import orjson
+
 from relay.live.masking import Masker, suspects
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 """What every record has; anything else was given as ``extra``."""
 
-_encode = json.JSONEncoder(separators=(",", ":"), default=str).encode
+_encode_ascii = json.JSONEncoder(separators=(",", ":"), default=str).encode
 
 
-def fields_of(record: logging.LogRecord) -> dict[str, object]:
-    """``event`` and the fields of a record; None values are left out.
+def _encode(fields: dict[str, object]) -> str:
+    """JSON in ASCII. orjson takes a tenth of json's time, but writes other characters as they are, and no surrogate."""
+    try:
+        line = orjson.dumps(fields, default=str)
+    except TypeError:
+        return _encode_ascii(fields)
+    return line.decode() if line.isascii() and b"\x7f" not in line else _encode_ascii(fields)
 
-    A record of `relay.live.log` has a `fields` mapping. Of the other rooms' records what they gave as ``extra`` is
-    told as well; a library's is not (Django's holds whole requests).
+
+def fields_of(record: logging.LogRecord, **head: object) -> dict[str, object]:
+    """`head`, then ``event`` and the fields of a record; None values are left out.
+
+    An `Event` has a `fields` mapping. Of the other rooms' records what they gave as ``extra`` is told as well; a
+    library's is not (Django's holds whole requests).
     """
+    fields = head
     given = record.__dict__.get("fields")
-    fields: dict[str, object]
     if given is not None:
-        fields = {"event": record.msg}
+        fields["event"] = record.msg
         for key, value in given.items():
             if value is not None:
                 fields[key] = value
     else:
-        fields = {"event": "log", "logger": record.name, "message": record.getMessage()}
+        fields |= {"event": "log", "logger": record.name, "message": record.getMessage()}
         if record.name.startswith("relay."):
             extra = {key: value for key, value in vars(record).items() if key not in _STANDARD and value is not None}
             fields |= {key: value for key, value in extra.items() if key not in fields}
@@ -67,7 +78,7 @@ class JsonFormatter(logging.Formatter):
         self._second, self._text = 0, ""
 
     def format(self, record: logging.LogRecord) -> str:
-        fields = {"time": self._time(record.created), "level": record.levelname, **fields_of(record)}
+        fields = fields_of(record, time=self._time(record.created), level=record.levelname)
         line = _encode(fields)
         return _encode(masked(fields, self._masker)) if suspects(line) else line
 
