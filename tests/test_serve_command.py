@@ -5,13 +5,19 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
+import shlex
 import signal
 import socket
+import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+from django.core.management.base import CommandError
 
+from relay.management.commands.serve import Command
 from tests import served
 
 
@@ -61,6 +67,20 @@ def test_workers_serve_together(site: served.Site) -> None:
         server.wait_for(lambda line: "a new one starts" in line.get("message", ""))
         assert server.stop() == 0
     assert len([line for line in server.lines if line["event"] == "server.drain"]) <= 2
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_it_may_open_as_many_files_as_it_is_allowed_to(site: served.Site, workers: int) -> None:
+    """A shell, a container and systemd start it with a soft limit of 1024: 500 sockets."""
+    serve = shlex.join([sys.executable, str(served.ROOT / "manage.py"), "serve", "--workers", str(workers)])
+    with served.serving(site, argv=["sh", "-c", f"ulimit -Sn 200; exec {serve} -p {{port}}"]) as server:
+        server.wait_for("server.start")
+        pid = server.process.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        assert len(children) == (workers if workers > 1 else 0)
+        for process in (pid, *children):
+            (soft, hard) = re.findall(r"Max open files +(\d+) +(\d+)", Path(f"/proc/{process}/limits").read_text())[0]
+            assert soft == hard != "200"
 
 
 def test_a_unix_socket_leaves_no_file_behind(site: served.Site) -> None:
@@ -141,6 +161,13 @@ def test_a_bad_setting(site: served.Site, name: str, value: str) -> None:
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"{name}: ")
     assert done.returncode == 1
+
+
+def test_workers_without_a_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A container whose root is read-only has none, unless one is mounted."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    with pytest.raises(CommandError, match=r"--workers needs a directory .*; mount one at /tmp"):
+        Command()._supervise(2, [], [], "")
 
 
 def test_a_setting_that_fails_the_start(site: served.Site) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import sys
 import tempfile
 import threading
 from argparse import SUPPRESS, Namespace
 from collections.abc import Sequence
+from contextlib import suppress
 from socket import socket
 from typing import Any, NoReturn
 
@@ -61,6 +63,7 @@ class Command(BaseCommand):
         texts = descriptions(
             options["host"], options["port"], options["unix_socket"], options["fd"], options["endpoint"]
         )
+        _allow_open_files()
         rest = ["-v", str(options["verbosity"]), *(word for text in texts for word in ("-e", text)), *options["daphne"]]
         try:
             endpoints = [Endpoint.parse(text) for text in texts]
@@ -148,7 +151,7 @@ class Command(BaseCommand):
 
     def _supervise(self, workers: int, sockets: list[socket], rest: list[str], listening: str) -> int:
         inherited = ",".join(str(opened.fileno()) for opened in sockets)
-        with tempfile.TemporaryDirectory(prefix="gateway-") as directory:
+        with _directory() as directory:
             metrics.share(directory)
             keeper = os.path.join(directory, "keeper")
             supervisor = supervision.Supervisor(
@@ -163,6 +166,21 @@ class Command(BaseCommand):
                 beside=Keeper(keeper, settings.RELAY.rate_limit),
             )
             return supervisor.run()
+
+
+def _allow_open_files() -> None:
+    """As many as we may have: the usual soft limit of 1024 is 500 sockets, and Kubernetes has no way to raise it."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # macOS names a limit that it does not grant
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def _directory() -> tempfile.TemporaryDirectory[str]:
+    """Where workers and their supervisor meet."""
+    try:
+        return tempfile.TemporaryDirectory(prefix="gateway-")
+    except OSError as exc:
+        raise CommandError(f"--workers needs a directory to write to ({exc.strerror}); mount one at /tmp") from None
 
 
 def _line(problem: checks.CheckMessage) -> str:
