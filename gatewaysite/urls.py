@@ -6,6 +6,7 @@ from django.conf import settings
 from django.contrib import admin
 from django.http import HttpRequest, HttpResponse, HttpResponseNotFound
 from django.urls import URLPattern, URLResolver, include, path, re_path
+from django.views.generic import RedirectView
 
 from relay.http import views
 from relay.pages import health, logout, metrics, openapi, session, ticket
@@ -17,6 +18,7 @@ def no_such_file(request: HttpRequest) -> HttpResponse:
 
 
 urlpatterns: list[URLPattern | URLResolver] = [
+    path("admin", RedirectView.as_view(pattern_name="admin:index")),
     path("admin/", admin.site.urls),
     re_path(f"^{settings.STATIC_URL.lstrip('/')}", no_such_file),
     path("health/live", health.live),

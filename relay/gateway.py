@@ -25,7 +25,7 @@ from relay.live import log as events
 from relay.refusals import Refusal
 from relay.routing.watch import ConfigurationUnavailable
 from relay.runtime import Runtime
-from relay.typing import ASGIApp, Message, Receive, Scope, Send
+from relay.typing import ASGIApp, Message, RawHeaders, Receive, Scope, Send
 
 log = logging.getLogger("relay")
 
@@ -55,6 +55,11 @@ def is_health(path: str) -> bool:
 def serves_while_draining(scope: Scope) -> bool:
     """Whether a server that stops still hands a request to the application: balancers ask how we are."""
     return scope["type"] == "http" and is_health(scope["path"])
+
+
+def refusal_fields(runtime: Runtime, headers: RawHeaders) -> RawHeaders:
+    """What the server's own refusals say to a request with these fields: an allowed origin may read them, too."""
+    return cors.share([], cors.origin(headers), runtime.snapshot)
 
 
 class Gateway:
@@ -100,7 +105,7 @@ class Gateway:
         if refusal := self._at_the_door(scope, arrival) or await self._over_the_limit(scope, arrival):
             return await self._refuse(scope, receive, send, arrival, refusal)
         path: str = scope["path"]
-        if kind == "http" and path.startswith(DJANGO):
+        if kind == "http" and (path.startswith(DJANGO) or path == "/admin"):
             sent = _with_request_id(send, arrival)
             return await self._django(_as_the_client_sees_it(scope, arrival), receive, sent)  # type: ignore[arg-type]
         return await self._rooms[kind](scope, receive, send)
@@ -155,8 +160,7 @@ class Gateway:
         if scope["type"] == "http":
             events.http_refused(method=scope["method"], **facts)
             self.runtime.metrics.http("", "", refusal.status, facts["duration"])
-            origin = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"origin"), None)
-            headers = cors.share(headers, origin, self.runtime.snapshot)
+            headers = cors.share(headers, cors.origin(scope["headers"]), self.runtime.snapshot)
             await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
             await send({"type": "http.response.body", "body": body})
             return

@@ -14,6 +14,7 @@ from ipaddress import IPv6Address
 from typing import NoReturn
 
 from django.core.exceptions import ValidationError
+from httptools import HttpParserError, HttpRequestParser
 
 from relay.routing import paths
 from relay.routing.snapshot import Rate, Url, compile_path, normalise_origin
@@ -167,7 +168,18 @@ def methods(text: str) -> str:
             _refuse(f"{method!r} is no method; write for example GET, POST")
         if method in ("TRACE", "CONNECT"):
             _refuse(f"{method} is never relayed; leave it out")
+        if not _is_parsed(method):
+            _refuse(f"{method} is a method that the server does not know; leave it out")
     return ",".join(sorted(found))
+
+
+def _is_parsed(method: str) -> bool:
+    """Whether llhttp knows it: what it doesn't is answered 400, whatever the routes say."""
+    try:
+        HttpRequestParser(object()).feed_data(f"{method} / HTTP/1.1\r\n".encode())
+    except HttpParserError:
+        return False
+    return True
 
 
 def roles(text: str) -> str:

@@ -11,6 +11,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from websockets.asyncio.client import ClientConnection, connect
@@ -18,7 +19,7 @@ from websockets.http11 import Request as HandshakeRequest
 from websockets.server import ServerProtocol
 
 from gatewaysite.env import RelaySettings
-from relay.gateway import Gateway, serves_while_draining
+from relay.gateway import Gateway, refusal_fields, serves_while_draining
 from relay.http.handler import RelayHandler
 from relay.routing.snapshot import Backend, Origin, Route, Snapshot, Url
 from relay.runtime import Runtime
@@ -361,7 +362,11 @@ async def gateway(
     consumer: ASGIApp = RelayConsumer.as_asgi(runtime=runtime, limits=limits)
     application = Gateway(runtime, RelayHandler(runtime), consumer if tunnel else without("relay.tunnel", consumer))
     await runtime.start()
-    host = Host(application, serves_while_draining=serves_while_draining)
+    host = Host(
+        application,
+        serves_while_draining=serves_while_draining,
+        refusal_fields=partial(refusal_fields, runtime),
+    )
     server = await asyncio.get_running_loop().create_server(host.protocol, "127.0.0.1", 0)
     try:
         yield Stack(runtime, host, server.sockets[0].getsockname()[1])

@@ -207,8 +207,18 @@ async def test_methods_that_are_never_relayed(backend: stack.BackendServer, gate
     """Section 4: 405."""
     target = "/api/x" if method == "TRACE" else "backend:80"
     answer = await gateway.request(target, method, bearer())
-    assert answer.status == 405
+    assert (answer.status, answer.get("vary")) == (405, "Origin")
     assert backend.seen == []
+
+
+async def test_an_allowed_origin_may_read_that_the_gateway_restarts(gateway: stack.Stack) -> None:
+    """A script that can't read `draining` would not know that it may come back (section 4, CORS: on errors too)."""
+    await gateway.host.drain(1)
+    answer = await gateway.request("/api/x", headers=bearer() | {"Origin": ORIGIN})
+    assert (answer.status, answer.code, answer.get("vary")) == (503, "draining", "Origin")
+    assert answer.get("access-control-allow-origin") == ORIGIN
+    other = await gateway.request("/api/x", headers=bearer() | {"Origin": "https://evil.example"})
+    assert (other.code, other.get("access-control-allow-origin")) == ("draining", None)
 
 
 async def test_the_rate_limit(backend: stack.BackendServer, events: Events) -> None:

@@ -180,6 +180,12 @@ async def test_the_previous_token_must_be_one_of_the_same_user(post, previous, c
     assert (await post("/gateway/session", {"previous": previous}, FRESH)).code == code
 
 
+async def test_another_users_token_is_called_that(post):
+    """Whoever mixes up two logins finds out which."""
+    answer = await post("/gateway/session", {"previous": token(user_id=2)}, FRESH)
+    assert answer.json["error"] == "The previous token is of user 2, the fresh one of user 1."
+
+
 async def test_without_a_previous_token_there_is_nothing_to_renew(post):
     """The sentence says what is missing."""
     answer = await post("/gateway/session", {}, FRESH, cookie=FRESH)

@@ -123,6 +123,12 @@ async def refusal_of_handshake(front: Front, path: str, headers: dict[str, str])
     return code
 
 
+async def test_the_admin_without_its_slash(front: Front) -> None:
+    """What people type leads there."""
+    answer = await front.request("/admin")
+    assert (answer.status, answer.get("location")) == (302, "/admin/")
+
+
 # Configuration (section 3).
 
 

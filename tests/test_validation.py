@@ -131,6 +131,7 @@ def test_a_value_is_brought_into_its_normal_form(rule: Callable[[str], str], wri
             validation.methods, "GET POST", "'GET POST' is no method; write for example GET, POST", id="no comma"
         ),
         pytest.param(validation.methods, "GET,CONNECT", "CONNECT is never relayed; leave it out", id="CONNECT"),
+        pytest.param(validation.methods, "GET, BREW", "BREW is a method that the server does not know", id="BREW"),
         pytest.param(validation.methods, "trace", "TRACE is never relayed", id="TRACE in lowercase"),
         pytest.param(validation.roles, "a\nb", "a line end", id="a role with a line end"),
         pytest.param(validation.origin, "null", "it can't be allowed", id="null"),

@@ -32,13 +32,13 @@ class Refused(Exception):
         self.refusal = refusal
 
 
-class BadBody(Refusal):
-    """A body that the page can't use. Whoever writes a client has to learn why: the detail is the sentence."""
+class Explained(Refusal):
+    """A request that the page can't use. Whoever writes a client has to learn why: the detail is the sentence."""
 
     __slots__ = ()
 
-    def __init__(self, detail: str) -> None:
-        super().__init__("bad_request", detail)
+    def __init__(self, detail: str, code: str = "bad_request") -> None:
+        super().__init__(code, detail)
 
     @property
     def sentence(self) -> str:
@@ -86,7 +86,7 @@ async def _json_object(request: RelayRequest) -> dict[str, Any]:
     try:
         members = json.loads(body)
     except (ValueError, RecursionError) as exc:
-        raise Refused(BadBody("The body is not valid JSON.")) from exc
+        raise Refused(Explained("The body is not valid JSON.")) from exc
     if not isinstance(members, dict):
-        raise Refused(BadBody("The body is not a JSON object."))
+        raise Refused(Explained("The body is not a JSON object."))
     return members

@@ -13,7 +13,7 @@ from relay.identity.errors import TokenError
 from relay.identity.model import Identification, Identity, fingerprint
 from relay.identity.tokens import choose
 from relay.models import Renewal
-from relay.pages.posts import BadBody, Refused, for_token_holders
+from relay.pages.posts import Explained, Refused, for_token_holders
 from relay.refusals import Refusal
 
 if TYPE_CHECKING:
@@ -56,9 +56,9 @@ def _previous(request: RelayRequest, identity: Identity, body: dict[str, Any]) -
     """
     token = body.get("previous") or _in_cookie(request, identity)
     if token is None:
-        raise Refused(BadBody('The previous token is missing: send {"previous": "<token>"}, or its cookie.'))
+        raise Refused(Explained('The previous token is missing: send {"previous": "<token>"}, or its cookie.'))
     if not isinstance(token, str):
-        raise Refused(BadBody("The previous token is not a string."))
+        raise Refused(Explained("The previous token is not a string."))
     try:
         previous = request.runtime.verifier.verify_expired(token)
     except TokenError as exc:
@@ -66,8 +66,8 @@ def _previous(request: RelayRequest, identity: Identity, body: dict[str, Any]) -
     if reason := request.runtime.revocations.check(previous):
         raise Refused(Refusal("revoked_token", f"previous token: {reason}"))
     if previous.user_id != identity.user_id:
-        detail = f"the previous token is of user {previous.user_id}, the fresh one of {identity.user_id}"
-        raise Refused(Refusal("invalid_token", detail))
+        detail = f"The previous token is of user {previous.user_id}, the fresh one of user {identity.user_id}."
+        raise Refused(Explained(detail, "invalid_token"))
     return previous
 
 

@@ -10,7 +10,7 @@ from django.http import HttpResponse, JsonResponse
 from relay.http.request import RelayRequest
 from relay.identity.model import Identity
 from relay.identity.tickets import LIFETIME, LONGEST_ORIGIN, LONGEST_PATH, TicketStoreUnreachable
-from relay.pages.posts import BadBody, Refused, for_token_holders
+from relay.pages.posts import Explained, Refused, for_token_holders
 from relay.refusals import Refusal
 
 
@@ -19,7 +19,7 @@ async def ticket(request: RelayRequest, identity: Identity, body: dict[str, Any]
     """Issue a ticket for one path, and for the origin of this request."""
     origin = request.origin or ""
     if len(origin) > LONGEST_ORIGIN:
-        raise Refused(BadBody(f"The Origin is longer than {LONGEST_ORIGIN} characters."))
+        raise Refused(Explained(f"The Origin is longer than {LONGEST_ORIGIN} characters."))
     try:
         issued = await request.runtime.tickets.issue(identity, _path(body), origin)
     except TicketStoreUnreachable as exc:
@@ -35,12 +35,12 @@ def _path(body: dict[str, Any]) -> str:
     """
     path = body.get("path")
     if not isinstance(path, str) or not path.startswith("/"):
-        raise Refused(BadBody('The path is missing: send {"path": "/ws"}, the path of the WebSocket.'))
+        raise Refused(Explained('The path is missing: send {"path": "/ws"}, the path of the WebSocket.'))
     if "?" in path or "#" in path:
-        raise Refused(BadBody("The path has a query or fragment; send the path alone."))
+        raise Refused(Explained("The path has a query or fragment; send the path alone."))
     if len(path) > LONGEST_PATH:
-        raise Refused(BadBody(f"The path is longer than {LONGEST_PATH} characters."))
+        raise Refused(Explained(f"The path is longer than {LONGEST_PATH} characters."))
     decoded = unquote(path)
     if not decoded.isprintable():
-        raise Refused(BadBody("The path has a character that is not printable."))
+        raise Refused(Explained("The path has a character that is not printable."))
     return decoded

@@ -17,7 +17,7 @@ from relay.live import log
 from relay.server.http_protocol import HTTPProtocol
 from relay.server.limits import Limits
 from relay.server.response import refusal_response
-from relay.typing import ASGIApp, Scope
+from relay.typing import ASGIApp, RawHeaders, Scope
 
 if TYPE_CHECKING:
     from relay.server.connection import Connection
@@ -41,6 +41,7 @@ class Host:
         server_name: For a ``server`` field in responses that have none; empty: none is added.
         serves_while_draining: Tells by its scope whether a request, such as a health check, is still served then.
         on_refusal: Told the code of each request that never reaches the application, for metrics.
+        refusal_fields: Gives by a request's fields what its refusal says beside the usual ones.
 
     Attributes:
         connections: Every client, busy or idle.
@@ -57,6 +58,7 @@ class Host:
         server_name: str = "",
         serves_while_draining: Callable[[Scope], bool] = nothing_while_draining,
         on_refusal: Callable[[str], None] = lambda code: None,
+        refusal_fields: Callable[[RawHeaders], RawHeaders] = lambda headers: [],
     ) -> None:
         self.application = application
         self.limits = limits or Limits()
@@ -67,7 +69,7 @@ class Host:
         self.connections: set[Connection] = set()
         self.applications: set[Exchange | WebSocketProtocol] = set()
         self.draining = False
-        self._on_refusal = on_refusal
+        self._on_refusal, self._refusal_fields = on_refusal, refusal_fields
         self._quiet: asyncio.Event | None = None
         self._sweeper = self.loop.create_task(self._sweep(), name="connection timeouts")
 
@@ -117,7 +119,8 @@ class Host:
                 duration=0,
             )
         self._on_refusal(refusal.code)
-        return refusal_response(refused, request_id, with_body=head is None or head.method != "HEAD")
+        fields = self._refusal_fields(head.headers if head is not None else [])
+        return refusal_response(refused, request_id, fields, with_body=head is None or head.method != "HEAD")
 
     async def _sweep(self) -> None:
         """Hold every connection to its limits: one timer for all of them."""

@@ -142,9 +142,9 @@ class Response:
         return (body,) if self._left != _NO_BODY else ()
 
 
-def refusal_response(refused: Refused, request_id: str, with_body: bool = True) -> bytes:
-    """The server's own answer, after which it closes."""
+def refusal_response(refused: Refused, request_id: str, fields: RawHeaders, with_body: bool = True) -> bytes:
+    """The server's own answer, with some fields more, after which it closes."""
     body = refused.refusal.body(request_id)
-    fields = [*refused.refusal.headers(request_id, body), *refused.headers]
-    head = STATUS_LINES[refused.status] + field_lines(fields) + b"connection: close\r\n\r\n"
+    headers = [*refused.refusal.headers(request_id, body), *refused.headers, *fields]
+    head = STATUS_LINES[refused.status] + field_lines(headers) + b"connection: close\r\n\r\n"
     return head + body if with_body else head

@@ -25,7 +25,7 @@ from relay.server.endpoints import BACKLOG, Endpoint  # noqa: E402
 from relay.server.host import Host, nothing_while_draining  # noqa: E402
 from relay.server.lifespan import Lifespan  # noqa: E402
 from relay.server.limits import Limits  # noqa: E402
-from relay.typing import Scope  # noqa: E402
+from relay.typing import RawHeaders, Scope  # noqa: E402
 
 logger = logging.getLogger("relay.server")
 
@@ -48,12 +48,14 @@ class Hooks:
         on_ready: It listens, on these URLs.
         on_drain: It takes no new work; whoever holds sockets open should end them within the seconds of the drain.
         on_refusal: The code of a request that never reached the application.
+        refusal_fields: Gives by the fields of such a request what its answer says beside the usual ones.
         serves_while_draining: Whether a request is served all the same.
     """
 
     on_ready: Callable[[list[str]], None] = lambda urls: None
     on_drain: Callable[[], None] = lambda: None
     on_refusal: Callable[[str], None] = lambda code: None
+    refusal_fields: Callable[[RawHeaders], RawHeaders] = lambda headers: []
     serves_while_draining: Callable[[Scope], bool] = nothing_while_draining
 
 
@@ -137,6 +139,7 @@ class Server(daphne.server.Server):
             server_name=self.server_name,
             serves_while_draining=self.hooks.serves_while_draining,
             on_refusal=self.hooks.on_refusal,
+            refusal_fields=self.hooks.refusal_fields,
         )
         self.lifespan = Lifespan(self.application)
         try:

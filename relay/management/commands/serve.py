@@ -11,6 +11,7 @@ import threading
 from argparse import SUPPRESS, Namespace
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from socket import socket
 from typing import Any, NoReturn
 
@@ -121,7 +122,7 @@ class Command(BaseCommand):
         self, sockets: list[socket], rest: list[str], supervisor: int | None = None, keeper: str | None = None
     ) -> None:
         from gatewaysite.asgi import runtime
-        from relay.gateway import serves_while_draining
+        from relay.gateway import refusal_fields, serves_while_draining
         from relay.server.cli import CommandLineInterface, UsageError
         from relay.server.lifespan import StartupFailed
         from relay.server.server import Hooks
@@ -138,6 +139,7 @@ class Command(BaseCommand):
             on_ready=ready,
             on_drain=runtime.drain,
             on_refusal=runtime.metrics.refusal,
+            refusal_fields=partial(refusal_fields, runtime),
             serves_while_draining=serves_while_draining,
         )
         try:
