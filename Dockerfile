@@ -1,7 +1,8 @@
 # The gateway for production. The demo's backend comes along for compose.yaml; the demo page needs DEBUG=1 and stays off.
 #
 #   docker build -t gateway .
-#   docker run -p 8000:8000 -e SECRET_KEY=… -e JWT_SECRET=… -e ALLOWED_HOSTS=… -v gateway:/data gateway
+#   docker run --rm --env-file .env -v gateway:/data gateway python manage.py migrate
+#   docker run --detach --env-file .env -v gateway:/data -p 8000:8000 gateway
 
 ARG PYTHON=3.13
 
@@ -14,7 +15,8 @@ RUN pip wheel --no-cache-dir --wheel-dir /wheels --requirement /requirements.txt
 FROM python:${PYTHON}-slim AS packages
 COPY requirements.txt /
 RUN --mount=type=bind,from=wheels,source=/wheels,target=/wheels \
-    python -m venv /venv && /venv/bin/pip install --no-cache-dir --no-index --find-links /wheels --requirement /requirements.txt
+    python -m venv --without-pip /venv && \
+    pip --python /venv/bin/python install --no-cache-dir --no-index --find-links /wheels --requirement /requirements.txt
 
 FROM python:${PYTHON}-slim
 ENV PATH=/venv/bin:$PATH \
@@ -22,7 +24,7 @@ ENV PATH=/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     DATABASE_URL=sqlite:////data/gateway.sqlite3 \
     LOG_FORMAT=json
-RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin gateway \
+RUN groupadd --gid 10001 gateway && useradd --uid 10001 --gid gateway --no-create-home --shell /usr/sbin/nologin gateway \
     && install --directory --owner gateway --group gateway /data
 WORKDIR /app
 COPY --from=packages /venv /venv
@@ -30,7 +32,8 @@ COPY manage.py pyproject.toml ./
 COPY gatewaysite gatewaysite
 COPY relay relay
 COPY demo demo
-RUN python -m compileall -q /app
+# A checkout made under a strict umask is readable to its owner alone.
+RUN chmod -R a+rX . && python -m compileall -q .
 
 USER gateway
 VOLUME /data

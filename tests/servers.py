@@ -8,7 +8,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,10 +23,19 @@ class Daemon:
 
     Args:
         user: That it runs as, where the tests run as root.
+        environment: Variables beside our own.
     """
 
-    def __init__(self, argv: list[str], port: int, directory: Path, user: str | None = None) -> None:
+    def __init__(
+        self,
+        argv: list[str],
+        port: int,
+        directory: Path,
+        user: str | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.argv, self.port, self.directory = argv, port, directory
+        self._environment = {**os.environ, **(environment or {})}
         self.output = directory / "output"
         self._user = user if os.getuid() == 0 else None
         self._process: subprocess.Popen[bytes] | None = None
@@ -35,8 +44,9 @@ class Daemon:
         """Start it, and return as soon as it accepts connections."""
         with self.output.open("ab") as output:
             self._process = subprocess.Popen(
-                self.argv, cwd=self.directory, stdout=output, stderr=output, user=self._user, group=self._user
-            )
+                self.argv, cwd=self.directory, stdout=output, stderr=output, user=self._user, group=self._user,
+                env=self._environment,
+            )  # fmt: skip
         end = time.monotonic() + STARTING
         while not accepts(self.port):
             try:
@@ -143,8 +153,8 @@ class Nginx(Daemon):
 
 
 class HAProxy(Daemon):
-    """HAProxy with a configuration of ours."""
+    """HAProxy with a configuration of ours, and the variables that it asks for."""
 
-    def __init__(self, directory: Path, port: int, configuration: str) -> None:
+    def __init__(self, directory: Path, port: int, configuration: str, environment: Mapping[str, str]) -> None:
         (directory / "haproxy.cfg").write_text(configuration)
-        super().__init__([program("haproxy"), "-db", "-f", "haproxy.cfg"], port, directory)
+        super().__init__([program("haproxy"), "-db", "-f", "haproxy.cfg"], port, directory, environment=environment)

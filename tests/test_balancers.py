@@ -152,17 +152,12 @@ def nginx_at(port: int, nodes: list[str], directory: Path) -> AbstractContextMan
 
 
 def haproxy_at(port: int, nodes: list[str], directory: Path, chain: int, nginx: int) -> AbstractContextManager[object]:
-    """HAProxy by our example, without TLS; on the port `chain`, in front of nginx."""
-    changes = {
-        "10.0.0.11:8000": nodes[0],
-        "10.0.0.12:8000": nodes[1],
-        "bind :443 ssl crt /etc/ssl/gateway.pem alpn http/1.1": f"bind 127.0.0.1:{port}",
-        "/run/haproxy/admin.sock mode 660": f"{directory}/admin",
-        "check inter 1s": "check inter 200ms",
-    }
+    """HAProxy by our example, set up as compose.yaml does; on the port `chain`, in front of nginx."""
+    environment = {"LISTEN": f"127.0.0.1:{port}", "NODE1": nodes[0], "NODE2": nodes[1]}
+    changes = {"/run/haproxy/admin.sock mode 660": f"{directory}/admin", "check inter 1s": "check inter 200ms"}
     text = example("haproxy.cfg", changes)
     text += f"listen chain\n    bind 127.0.0.1:{chain}\n    option forwardfor\n    server nginx 127.0.0.1:{nginx}\n"
-    return servers.running(servers.HAProxy(directory, port, text))
+    return servers.running(servers.HAProxy(directory, port, text, environment))
 
 
 @pytest.fixture(scope="module")
