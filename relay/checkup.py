@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 from urllib.parse import quote
 
+from relay import forwarding
 from relay.access import Grant
 from relay.backends import health
 from relay.backends.connector import Connector
@@ -35,13 +36,20 @@ PATIENCE = 10.0
 Outcome = Literal["ok", "FAILS", "refuses", "skipped"]
 """``refuses``: it answers, but doesn't take the visitor; with an identity it perhaps would. No failure."""
 
+MOST_ORIGINS = 20
+"""Origins of the list that are tried at a backend that may be checking them."""
+
 SAMPLES = {"int": "1", "slug": "check", "path": "check", "uuid": "00000000-0000-4000-8000-000000000000"}
 """What stands for a ``<placeholder>`` of a route's path, by its converter; ``check`` for others."""
 
 _PLACEHOLDER = re.compile(r"<(?:(\w+):)?\w+>")
 
+_NOT_ORIGIN = "it refuses without Origin, with those of the list and with its own: its own log should say why"
+
 _BY_STATUS = {
     400: "is this the path of its WebSocket? See upstream_path",
+    401: _NOT_ORIGIN,
+    403: _NOT_ORIGIN,
     404: "its WebSocket may live at another path: see upstream_path",
     426: "is this the path of its WebSocket? See upstream_path",
 }
@@ -177,21 +185,42 @@ class _Visit:
 
     async def _judge(self, grant: Grant, path: str, refused: BackendRefused) -> tuple[Outcome, str, str]:
         """What a refused handshake means: outcome, detail and advice."""
-        detail, status, route, own = str(refused), refused.status, grant.route, self._url.origin
-        if status == 403 and self._backend.websocket_origin != own:
-            try:
-                await self._handshake(replace(grant, backend=replace(self._backend, websocket_origin=own)), path)
-            except BackendError:
-                pass  # then it is not about Origin, or not about that alone
-            else:
-                return "FAILS", detail, f'it accepts its own Origin: set websocket_origin = "{own}"'
+        detail, status, route = str(refused), refused.status, grant.route
+        if status in (401, 403) and (advice := await self._origin_that_opens(grant, path)):
+            return "FAILS", detail, advice
         if path != route.path and 400 <= status < 500:
             return "refuses", detail, f"the route is {route.path}: for a real path it may do better"
         if status in (401, 403) and route.access != "public" and grant.identity is None:
-            return "refuses", detail, "it was sent no user; with --token it gets one. It may also be checking Origin"
+            return "refuses", detail, "it was sent no user; with --token it gets one, and is tried with other Origins"
         if 300 <= status < 400:
             return "FAILS", detail, "redirects are not followed: give the url and the path that it redirects to"
         return "FAILS", detail, _BY_STATUS.get(status, "its own log should say why")
+
+    async def _origin_that_opens(self, grant: Grant, path: str) -> str:
+        """What to do about Origin, found by trying; empty: it is not about Origin, or not about that alone.
+
+        None comes first, as it suits every client. Then one of the list (Django Channels wants one that it knows, and
+        refuses a missing one), then the backend's own (gorilla/websocket).
+        """
+        scope, _ = _handshake_scope(path, self._visitor.headers)
+        seen, own = forwarding.websocket_origin(scope, grant), self._url.origin
+        listed = [origin.origin for origin in self._snapshot.origins if origin.enabled and "*" not in origin.origin]
+        for rule in dict.fromkeys(("omit", *listed[:MOST_ORIGINS], own)):
+            other = replace(grant, backend=replace(self._backend, websocket_origin=rule))
+            if forwarding.websocket_origin(scope, other) == seen:
+                continue
+            try:
+                await self._handshake(other, path)
+            except BackendError:
+                continue
+            if rule == "omit":
+                return 'it accepts a handshake without Origin: set websocket_origin = "omit"'
+            if rule not in listed:
+                return f'it accepts its own Origin: set websocket_origin = "{rule}"'
+            if self._backend.websocket_origin == "forward":
+                return f'it accepts {rule}: allow the others there as well, or set websocket_origin = "{rule}"'
+            return f'it accepts {rule}, which is on the list: set websocket_origin = "forward", or always "{rule}"'
+        return ""
 
     async def _handshake(self, grant: Grant, path: str) -> None:
         """Open a WebSocket and close it.

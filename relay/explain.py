@@ -321,7 +321,10 @@ def _origin_notes(asked: Question, grant: Grant) -> Sequence[str]:
     rule = grant.backend.websocket_origin
     seen = forwarding.websocket_origin(asked.scope, grant)
     if rule == "omit":
-        return ['the backend sees no Origin (websocket_origin = "omit"): its own check has nothing to refuse']
+        return [
+            'the backend sees no Origin (websocket_origin = "omit"), and most that check it let that pass;',
+            'Django Channels and a few others refuse it with a bare 403: for them, websocket_origin = "forward"',
+        ]
     if seen is None:
         return ['websocket_origin = "forward", and there is no Origin to forward; try --origin']
     return [

@@ -19,10 +19,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from django.core.management import call_command
 from django.core.management.base import CommandError
 
-from relay.checkup import SAMPLES, Finding, Visitor, check, report, sample
+from relay.checkup import MOST_ORIGINS, SAMPLES, Finding, Visitor, check, report, sample
 from relay.forwarding import Forwarding
 from relay.identity.model import Identification
-from relay.routing.snapshot import Backend, Route, Snapshot, Url
+from relay.routing.snapshot import Backend, Origin, Route, Snapshot, Url
 from tests import stack
 from tests.http_helpers import Peer, raw_backend, response
 from tests.identity_helpers import SECRET, identity, relay_settings, token
@@ -41,12 +41,17 @@ def free_port() -> Iterator[int]:
 
 
 async def found(
-    url: str, *routes: Route, visitor: Visitor = NOBODY, names: tuple[str, ...] = (), **fields: Any
+    url: str,
+    *routes: Route,
+    visitor: Visitor = NOBODY,
+    names: tuple[str, ...] = (),
+    origins: tuple[Origin, ...] = (),
+    **fields: Any,
 ) -> list[Finding]:
     """The findings about one backend at a url."""
     main = Backend("main", tuple(map(Url.parse, url.split())), **fields)
     async with asyncio.timeout(30):
-        return await check(Snapshot.build((main,), routes, ()), names, visitor)
+        return await check(Snapshot.build((main,), routes, origins), names, visitor)
 
 
 def outcomes(findings: list[Finding]) -> list[str]:
@@ -238,22 +243,59 @@ async def test_who_refuses_a_visitor_without_a_user_answers_at_least(status, acc
     assert str(status) in last.detail
 
 
-async def test_a_backend_that_checks_origin_is_found_out():
-    """The 403 that took days: with the backend's own Origin it says yes, and that is the advice."""
+def checking_origin(*accepted: str | None, status: int = 403) -> stack.Behaviour:
+    """A backend that takes these Origins only; None: a handshake without one, ``own``: that of its own host."""
 
     async def behaviour(seen, reader, writer):
-        if seen.get("origin") == f"http://{seen.get('host')}":
+        origin = seen.get("origin")
+        if origin in accepted or ("own" in accepted and origin == f"http://{seen.get('host')}"):
             await stack.accept(seen, writer)
         else:
-            await answering(403, b"Origin not allowed")(seen, reader, writer)
+            await answering(status, b"Origin not allowed")(seen, reader, writer)
 
-    async with stack.backend(behaviour) as backend:
-        (*_, last) = await found(backend.url, WS)
+    return behaviour
+
+
+APP, ADMIN = "https://app.example.com", "https://admin.example.com"
+LISTED = (Origin("https://off.example.com", enabled=False), Origin("https://*.example.org"), Origin(APP), Origin(ADMIN))
+BROWSER = replace(ALICE, headers=((b"host", b"gateway.test"), (b"origin", APP.encode())))
+
+
+@pytest.mark.parametrize(
+    ("accepted", "rule", "advice", "cure"),
+    [
+        pytest.param((None, "own"), "forward", 'set websocket_origin = "omit"', "omit", id="none, as gorilla does"),
+        pytest.param((APP, "own"), "omit", f'"forward", or always "{APP}"', "forward", id="one of the list"),
+        pytest.param((ADMIN,), "omit", f'"forward", or always "{ADMIN}"', ADMIN, id="another one of the list"),
+        pytest.param((ADMIN,), "forward", f"accepts {ADMIN}: allow the others there", ADMIN, id="not the visitor's"),
+        pytest.param(("own",), "forward", "it accepts its own Origin", "", id="its own only"),
+        pytest.param((None,), "https://x.example", 'set websocket_origin = "omit"', "omit", id="not the fixed one"),
+    ],
+)
+@pytest.mark.parametrize("status", [401, 403])
+async def test_a_backend_that_checks_origin_is_found_out(accepted, rule, advice, cure, status):
+    """The 403 that took days: what opens it is found by trying, and is the advice; following it helps."""
+    async with stack.backend(checking_origin(*accepted, status=status)) as backend:
+        (*_, last) = await found(backend.url, WS, visitor=BROWSER, origins=LISTED, websocket_origin=rule)
         assert last.outcome == "FAILS"
         assert "Origin not allowed" in last.detail
-        assert f'websocket_origin = "{backend.url}"' in last.advice
-        (*_, last) = await found(backend.url, WS, websocket_origin=backend.url)
+        assert advice in last.advice
+        cure = cure or backend.url
+        assert f'"{cure}"' in last.advice
+        (*_, last) = await found(backend.url, WS, visitor=BROWSER, origins=LISTED, websocket_origin=cure)
         assert last.outcome == "ok"
+
+
+async def test_what_is_not_about_origin_is_said_so():
+    """Every Origin once: none, those that are on the list, its own; of a long list the first ones."""
+    async with stack.backend(answering(403)) as backend:
+        (*_, last) = await found(backend.url, WS, visitor=BROWSER, origins=LISTED)
+        assert last.outcome == "FAILS"
+        assert "it refuses without Origin" in last.advice
+        assert [seen.get("origin") for seen in backend.seen] == [None, APP, ADMIN, backend.url]
+        many = tuple(Origin(f"https://{n}.example.com") for n in range(100))
+        await found(backend.url, WS, visitor=BROWSER, origins=many)
+        assert len(backend.seen) == 4 + 1 + MOST_ORIGINS + 1
 
 
 async def test_a_route_with_placeholders_is_tried_with_samples():

@@ -230,6 +230,7 @@ async def test_what_the_backend_sees_as_origin_is_told(path, origin, note):
     text = await told("GET", path, websocket=True, origin=origin, token=ALICE)
     assert row(text, "answer") == "the backend's"
     assert note in text
+    assert ("Django Channels" in text) == (note == "the backend sees no Origin"), "it refuses a missing one"
     if "sees Origin" in note:
         assert "must allow it itself" in text
 

@@ -110,7 +110,8 @@ class _Answer(asyncio.Protocol):
                 await self.end
         said = f"{opening.excerpt(self.reason)}: {opening.excerpt(self.body)}"
         if self.status in (401, 403):
-            origin = opening.origin.decode("latin-1") if opening.origin else "none (omit)"
+            rule = opening.grant.backend.websocket_origin
+            origin = opening.origin.decode("latin-1") if opening.origin else f"none ({rule})"
             return f"{said}; it may be checking Origin, and was sent {origin}: see websocket_origin"
         location = next((value for name, value in self.headers if name == b"location"), None)
         return f"{said}; redirects are not followed: {opening.excerpt(location)}" if location else said
