@@ -33,6 +33,7 @@ from relay.live.metrics import Metrics
 from relay.live.registry import CONFIG_CHANGED, DRAIN, KICKED, REVOKED, LiveSocket, Registry
 from relay.revision import changed
 from relay.routing import loader
+from relay.routing.difference import difference
 from relay.routing.endings import admits, ended_by
 from relay.routing.snapshot import Snapshot
 from relay.routing.watch import ConfigurationUnavailable, KickEntry, RenewalEntry, RevocationEntry, Watcher
@@ -202,6 +203,7 @@ class Runtime:
             backends=len(snapshot.backends),
             routes=len(snapshot.routes),
             origins=len(snapshot.origins),
+            changed=difference(before, snapshot) if self.started else None,
             sockets_closed=closed,
         )
 

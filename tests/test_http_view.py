@@ -311,7 +311,7 @@ async def test_a_backend_that_fails_inside_a_body_breaks_the_clients_transfer(
         error = await ended(events, "backend.error")
         answered = await ended(events, "http.request")
     assert (error["code"], error["phase"]) == ("backend_protocol_error", "body")
-    assert error["detail"] == "connection closed by the backend inside the body, after 4 bytes"
+    assert error["detail"].endswith(": connection closed by the backend inside the body, after 4 bytes")
     assert error["request_id"] == answered["request_id"]
     assert (answered["status"], answered["bytes_to_client"]) == (200, 4)
 
@@ -453,10 +453,21 @@ async def test_one_line_tells_the_story(events: Events) -> None:
         "path": "/api/x",
         "route": "/api/",
         "backend": "main",
+        "url": None,  # not written: there is only one
         "status": 200,
         "bytes_to_backend": 9,
         "bytes_to_client": 6,
     }
+
+
+async def test_of_several_urls_the_one_that_answered_is_told(events: Events) -> None:
+    """Which instance was slow is the first thing one wants to know."""
+    async with stack.backend() as one, stack.gateway(stack.snapshot(one.url, f"{one.url}/")) as gateway:
+        await gateway.request("/api/x", headers=bearer())
+        async with gateway.websocket():
+            pass
+    assert events.one("http.request")["url"] in (one.url, f"{one.url}/")
+    assert events.one("ws.open")["url"] in (one.url, f"{one.url}/")
 
 
 @pytest.mark.parametrize(
@@ -476,6 +487,8 @@ async def test_a_502_and_a_504_are_told_twice(
         answer: Answer = await gateway.request("/api/x", "POST", bearer())
     refused, failed = events.one("http.refused"), events.one("backend.error")
     assert answer.status == refused["status"] == status
-    assert refused["detail"] == failed["detail"] == detail
+    assert refused["detail"] == failed["detail"]
+    assert failed["detail"].startswith("http://127.0.0.1:"), "of several urls it is told which one"
+    assert failed["detail"].endswith(detail)
     assert refused["request_id"] == failed["request_id"] == answer.get("x-request-id")
     assert not events.named("http.request")

@@ -62,7 +62,7 @@ CALLS: dict[str, tuple[Any, dict[str, Any]]] = {
     ),
     "config.changed": (
         log.config_changed,
-        {"revision": 7, "backends": 1, "routes": 2, "origins": 3, "sockets_closed": 4},
+        {"revision": 7, "backends": 1, "routes": 2, "origins": 3, "changed": ["+ x", "- y"], "sockets_closed": 4},
     ),
     "config.stale": (log.config_stale, {"age": 12.34, "detail": "database unreachable"}),
     "auth.revoked": (log.auth_revoked, {"entries": 1, "sockets_closed": 2, "kind": "user", "value": "42"}),
@@ -127,12 +127,14 @@ def _listening(formatter):
 
 
 def _logged_as(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Arguments as they stand in the line: durations in milliseconds."""
+    """Arguments as they stand in the line: durations in milliseconds, lists as text."""
     fields = dict(arguments)
     if "duration" in fields:
         fields["duration_ms"] = round(fields.pop("duration") * 1000, 1)
     if "age" in fields:
         fields["age_seconds"] = round(fields.pop("age"), 1)
+    if "changed" in fields:
+        fields["changed"] = "; ".join(fields["changed"])
     return fields
 
 

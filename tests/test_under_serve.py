@@ -471,7 +471,10 @@ async def test_workers_are_one_gateway(site: served.Site) -> None:
                 sockets["revoked"].append(await front.websocket(additional_headers=carol))
                 sockets["disabled"].append(await front.websocket("/second-ws", additional_headers=dave))
                 sockets["untouched"].append(await front.websocket(additional_headers=dave))
-                assert await status(front, "/api/x", dave) == 200
+                answer = await front.request("/api/x", headers=dave)
+                assert answer.status == 200
+                line = await front.logged(lambda line, id=answer.get("x-request-id"): line.get("request_id") == id)
+                assert line["pid"] == worker
 
         async def sums_up() -> bool:
             return (

@@ -174,8 +174,5 @@ class Connector:
 def unreachable(backend: Backend, failures: list[tuple[Url, DialFailed]]) -> BackendError:
     """The error for a backend of which no url could be reached: a timeout only if nothing else went wrong."""
     kind = BackendTimeout if all(failure.timed_out for _, failure in failures) else BackendUnreachable
-    if len(failures) == 1:
-        cause = str(failures[0][1])
-    else:
-        cause = "; ".join(f"{url.text}: {failure}" for url, failure in failures)
+    cause = "; ".join(f"{url.text}: {failure}" for url, failure in failures)
     return kind(backend.name, cause, failures[-1][1].phase)

@@ -84,5 +84,6 @@ async def poll(
                 backend=probe.backend, code="no_healthy_backend", detail=f"{probe.url.text}: {cause}", phase="health"
             )
         elif changed:
-            logger.info("%s: %s is healthy again", probe.backend, probe.url.text)
+            at = {"backend": probe.backend, "url": probe.url.text}
+            logger.info("%s: %s is healthy again", probe.backend, probe.url.text, extra=at)
         await asyncio.sleep(max(0.0, started + interval - loop.time()))

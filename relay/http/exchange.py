@@ -14,7 +14,7 @@ import httptools
 
 from relay.http.connection import Connection
 from relay.refusals import BackendProtocolError, BackendTimeout
-from relay.routing.snapshot import Backend
+from relay.routing.snapshot import Backend, Url
 from relay.typing import RawHeaders
 
 MAX_HEAD = 65536
@@ -123,6 +123,11 @@ class Exchange:
         return piece
 
     @property
+    def url(self) -> Url:
+        """Which url of the backend it is with."""
+        return self._connection.state.url
+
+    @property
     def is_complete(self) -> bool:
         """Whether the whole response is here: what `read` gives next is the rest, and it does not wait."""
         return self._ended
@@ -163,7 +168,7 @@ class Exchange:
         elif self._silent:
             self._fail(self._protocol_error(f"connection {how} inside the response's head"))
         else:
-            self._fail(Unanswered(self.backend.name, f"connection {how} before an answer", "head"))
+            self._fail(Unanswered(self.backend.name, self._at(f"connection {how} before an answer"), "head"))
 
     def timed_out(self) -> None:
         limit = f"{self._read_timeout:g} s"
@@ -173,7 +178,7 @@ class Exchange:
             cause = f"the backend took nothing of the request's body within {limit}"
         else:
             cause = f"no response within {limit}"
-        self._fail(BackendTimeout(self.backend.name, cause, "body" if self._head_done else "head"))
+        self._fail(BackendTimeout(self.backend.name, self._at(cause), "body" if self._head_done else "head"))
 
     # For the parser
 
@@ -369,7 +374,10 @@ class Exchange:
         self._wake()
 
     def _protocol_error(self, cause: str) -> BackendProtocolError:
-        return BackendProtocolError(self.backend.name, cause, "body" if self._head_done else "head")
+        return BackendProtocolError(self.backend.name, self._at(cause), "body" if self._head_done else "head")
+
+    def _at(self, cause: str) -> str:
+        return f"{self.url.text}: {cause}"
 
 
 def _decide(future: asyncio.Future[bool], answer: bool) -> None:

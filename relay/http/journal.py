@@ -48,6 +48,7 @@ def answered(request: RelayRequest, status: int) -> None:
         user_id=_user_id(request),
         route=path or None,
         backend=backend or None,
+        url=request.url,
         bytes_to_backend=request.bytes_to_backend,
         bytes_to_client=request.bytes_to_client,
     )

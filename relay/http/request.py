@@ -80,6 +80,7 @@ class RelayRequest(ASGIRequest):
 
     Attributes:
         route: Set by the view when it is known.
+        url: Of the backend, if it has several, that answers.
         refusal: Why it was not served, if it was not.
         bytes_to_client: Of the response's body so far.
     """
@@ -93,6 +94,7 @@ class RelayRequest(ASGIRequest):
         self.path = self.path_info = scope["path"]
         self.resolver_match = None
         self.route: Route | None = None
+        self.url: str | None = None
         self.refusal: Refusal | None = None
         self.bytes_to_client = 0
 

@@ -29,6 +29,8 @@ async def relay(request: RelayRequest) -> HttpResponseBase:
         if exc.refusal.status != 503:
             journal.backend_failed(request, exc)
         return refused(request, exc.refusal)
+    if len(verdict.backend.urls) > 1:
+        request.url = exchange.url.text
     return RelayedResponse(exchange.status, forwarding.response_headers(exchange.headers), exchange)
 
 

@@ -37,6 +37,10 @@ def _encode(fields: dict[str, object]) -> str:
     return line.decode() if line.isascii() and b"\x7f" not in line else _encode_ascii(fields)
 
 
+of_process: dict[str, object] = {}
+"""Fields of every line that this process writes: a worker's ``pid``."""
+
+
 def fields_of(record: logging.LogRecord, **head: object) -> dict[str, object]:
     """`head`, then ``event`` and the fields of a record; None values are left out.
 
@@ -78,7 +82,7 @@ class JsonFormatter(logging.Formatter):
         self._second, self._text = 0, ""
 
     def format(self, record: logging.LogRecord) -> str:
-        fields = fields_of(record, time=self._time(record.created), level=record.levelname)
+        fields = fields_of(record, time=self._time(record.created), level=record.levelname, **of_process)
         line = _encode(fields)
         return _encode(masked(fields, self._masker)) if suspects(line) else line
 

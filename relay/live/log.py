@@ -26,7 +26,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -97,6 +97,7 @@ def http_request(
     user_id: str | None = None,
     route: str | None = None,
     backend: str | None = None,
+    url: str | None = None,
     bytes_to_backend: int = 0,
     bytes_to_client: int = 0,
 ) -> None:
@@ -104,6 +105,7 @@ def http_request(
 
     Args:
         duration: Seconds from the request's head to the end of the answer.
+        url: Of a backend with several, the one that answered.
         bytes_to_backend: Of the request's body.
         bytes_to_client: Of the response's body.
     """
@@ -118,6 +120,7 @@ def http_request(
             path=_without_query(path),
             route=route,
             backend=backend,
+            url=url,
             status=status,
             duration_ms=_milliseconds(duration),
             bytes_to_backend=bytes_to_backend,
@@ -168,8 +171,14 @@ def ws_open(
     user_id: str | None = None,
     origin: str | None = None,
     subprotocol: str | None = None,
+    url: str | None = None,
 ) -> None:
-    """``ws.open``: a WebSocket was accepted; `duration` is that of the handshake, the backend's included."""
+    """``ws.open``: a WebSocket was accepted.
+
+    Args:
+        duration: Of the handshake, the backend's included.
+        url: Of a backend with several, the one that accepted it.
+    """
     if logger.isEnabledFor(logging.INFO):
         _event(
             logging.INFO,
@@ -180,6 +189,7 @@ def ws_open(
             path=_without_query(path),
             route=route,
             backend=backend,
+            url=url,
             origin=origin,
             subprotocol=subprotocol,
             duration_ms=_milliseconds(duration),
@@ -291,8 +301,20 @@ def backend_error(
     )
 
 
-def config_changed(*, revision: int, backends: int, routes: int, origins: int, sockets_closed: int = 0) -> None:
-    """``config.changed``: another configuration is in force, of so many rows; so many sockets ended by it."""
+def config_changed(
+    *,
+    revision: int,
+    backends: int,
+    routes: int,
+    origins: int,
+    changed: Sequence[str] | None = None,
+    sockets_closed: int = 0,
+) -> None:
+    """``config.changed``: another configuration is in force, of so many rows; so many sockets ended by it.
+
+    Args:
+        changed: The rows that differ from the last one; None for the first.
+    """
     _event(
         logging.INFO,
         "config.changed",
@@ -300,6 +322,7 @@ def config_changed(*, revision: int, backends: int, routes: int, origins: int, s
         backends=backends,
         routes=routes,
         origins=origins,
+        changed=None if changed is None else "; ".join(changed),
         sockets_closed=sockets_closed,
     )
 

@@ -95,6 +95,7 @@ class Journal:
             user_id=self._user_id,
             origin=socket.origin or None,
             subprotocol=subprotocol,
+            url=socket.url.text if len(socket.backend.urls) > 1 else None,
         )
 
     def closed(self, socket: CarriedSocket, outcome: Outcome) -> None:

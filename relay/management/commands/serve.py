@@ -23,7 +23,7 @@ from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
 
 from relay import __version__
-from relay.live import log, metrics
+from relay.live import lines, log, metrics
 from relay.server import workers as supervision
 from relay.server.endpoints import Endpoint, EndpointError, adopt, descriptions
 from relay.shared.keeper import Keeper
@@ -132,6 +132,9 @@ class Command(BaseCommand):
                 log.server_start(version=__version__, pid=os.getpid(), listening=" ".join(urls))
             else:
                 supervision.join(supervisor)
+
+        if supervisor is not None:
+            lines.of_process["pid"] = os.getpid()
 
         if keeper is not None:
             runtime.share_with_workers(keeper)
