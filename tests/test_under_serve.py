@@ -473,7 +473,8 @@ async def test_workers_are_one_gateway(site: served.Site) -> None:
                 sockets["untouched"].append(await front.websocket(additional_headers=dave))
                 answer = await front.request("/api/x", headers=dave)
                 assert answer.status == 200
-                line = await front.logged(lambda line, id=answer.get("x-request-id"): line.get("request_id") == id)
+                mine = answer.get("x-request-id")
+                line = await front.logged(lambda line, mine=mine: line.get("request_id") == mine)  # type: ignore[misc]
                 assert line["pid"] == worker
 
         async def sums_up() -> bool:
