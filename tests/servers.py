@@ -1,4 +1,4 @@
-"""Real servers beside the gateway, on loopback, with directories of their own: Redis, PostgreSQL, nginx, HAProxy."""
+"""Real servers beside the gateway, on loopback, with directories of their own: Redis, PostgreSQL, and balancers."""
 
 from __future__ import annotations
 
@@ -158,3 +158,12 @@ class HAProxy(Daemon):
     def __init__(self, directory: Path, port: int, configuration: str, environment: Mapping[str, str]) -> None:
         (directory / "haproxy.cfg").write_text(configuration)
         super().__init__([program("haproxy"), "-db", "-f", "haproxy.cfg"], port, directory, environment=environment)
+
+
+class Caddy(Daemon):
+    """Caddy with a configuration of ours, without TLS, and without the port that it is administered through."""
+
+    def __init__(self, directory: Path, port: int, configuration: str) -> None:
+        (directory / "Caddyfile").write_text("{\n\tadmin off\n\tauto_https off\n}\n" + configuration)
+        home = dict.fromkeys(("HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"), str(directory))
+        super().__init__([program("caddy"), "run", "--config", "Caddyfile"], port, directory, environment=home)

@@ -1,4 +1,4 @@
-"""Real nginx and HAProxy in front of two nodes, with the configurations of docs/deploy: what operators would run."""
+"""Real nginx, HAProxy and Caddy in front of two nodes, with the configurations of docs/deploy: what operators run."""
 
 from __future__ import annotations
 
@@ -53,7 +53,15 @@ def example(name: str, changes: dict[str, str]) -> str:
 
 
 class Front(stack.Client):
-    """A balancer as its clients meet it."""
+    """A balancer as its clients meet it.
+
+    Args:
+        appends: To a client's own ``X-Forwarded-For``; otherwise it drops that.
+    """
+
+    def __init__(self, port: int, appends: bool = True) -> None:
+        super().__init__(port)
+        self.way = ["6.6.6.6", CLIENT] if appends else [CLIENT]
 
     async def raw(self, data: bytes, head_only: bool = False) -> Answer:
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port, local_addr=(CLIENT, 0), limit=2**20)
@@ -160,6 +168,15 @@ def haproxy_at(port: int, nodes: list[str], directory: Path, chain: int, nginx: 
     return servers.running(servers.HAProxy(directory, port, text, environment))
 
 
+def caddy_at(port: int, nodes: list[str], directory: Path) -> AbstractContextManager[object]:
+    """Caddy by our example, without TLS."""
+    changes = {
+        "gateway.example.com {": f"http://:{port} {{\n\tbind 127.0.0.1",
+        "10.0.0.11:8000 10.0.0.12:8000": " ".join(nodes),
+    }
+    return servers.running(servers.Caddy(directory, port, example("Caddyfile", changes)))
+
+
 @pytest.fixture(scope="module")
 def site(migrated: served.Site, tmp_path_factory: pytest.TempPathFactory, listener: socket.socket) -> Iterator[Site]:
     with ExitStack() as ends:
@@ -170,15 +187,21 @@ def site(migrated: served.Site, tmp_path_factory: pytest.TempPathFactory, listen
             ends.callback(node.stop)
             node.start()
         at = [f"127.0.0.1:{node.port}" for node in nodes]
-        nginx, haproxy, chain = (served.free_port() for _ in range(3))
+        nginx, haproxy, chain, caddy = (served.free_port() for _ in range(4))
         ends.enter_context(nginx_at(nginx, at, tmp_path_factory.mktemp("nginx")))
         directory = tmp_path_factory.mktemp("haproxy")
         ends.enter_context(haproxy_at(haproxy, at, directory, chain, nginx))
-        fronts = {"nginx": Front(nginx), "haproxy": Front(haproxy), "haproxy, then nginx": Front(chain)}
+        ends.enter_context(caddy_at(caddy, at, tmp_path_factory.mktemp("caddy")))
+        fronts = {
+            "nginx": Front(nginx),
+            "haproxy": Front(haproxy),
+            "haproxy, then nginx": Front(chain),
+            "caddy": Front(caddy, appends=False),
+        }
         yield Site(nodes, fronts, directory / "admin")
 
 
-@pytest.fixture(params=["nginx", "haproxy", "haproxy, then nginx"])
+@pytest.fixture(params=["nginx", "haproxy", "haproxy, then nginx", "caddy"])
 def front(request: pytest.FixtureRequest, site: Site) -> Front:
     return site.fronts[request.param]
 
@@ -192,12 +215,12 @@ SPOOFED = {
 }
 
 
-def assert_the_way_is_known(line: served.Line, seen: stack.Seen, host: str) -> None:
+def assert_the_way_is_known(front: Front, line: served.Line, seen: stack.Seen, host: str) -> None:
     """The client is who the first proxy saw; what it says of its way itself counts for nothing."""
     assert line["client"] == CLIENT
     way = (seen.get("x-forwarded-for") or "").split(", ")
-    assert way[:2] == ["6.6.6.6", CLIENT], "each proxy appends whom it saw"
-    assert set(way[2:]) <= {"127.0.0.1"}
+    assert way[: len(front.way)] == front.way, "each proxy appends whom it saw"
+    assert set(way[len(front.way) :]) <= {"127.0.0.1"}
     assert (seen.get("x-forwarded-proto"), seen.get("x-forwarded-host")) == ("http", host)
     assert seen.get("forwarded") is None
     assert seen.get("x-request-id") == line["request_id"] != SPOOFED["X-Request-ID"]
@@ -210,7 +233,7 @@ async def test_requests(site: Site, front: Front, backend: stack.BackendServer) 
     assert answer.status == 200
     assert answer.json["target"] == "/api/x?a=%2F"
     line = await site.logged("http.request", answer.get("x-request-id"))
-    assert_the_way_is_known(line, backend.last, "gateway.example.com")
+    assert_the_way_is_known(front, line, backend.last, "gateway.example.com")
 
 
 async def test_a_large_body_each_way(front: Front) -> None:
@@ -228,7 +251,7 @@ async def test_websockets(site: Site, front: Front, backend: stack.BackendServer
             assert await ws.recv() == message
         await (await ws.ping())
         line = await site.logged("ws.open", ws.response.headers["X-Request-ID"])  # type: ignore[union-attr]
-        assert_the_way_is_known(line, backend.last, f"127.0.0.1:{front.port}")
+        assert_the_way_is_known(front, line, backend.last, f"127.0.0.1:{front.port}")
         await ws.close(4321, "enough")
     assert (ws.close_code, ws.close_reason) == (4321, "enough")
 

@@ -1,4 +1,4 @@
-"""docs/deploy: what operators copy agrees with what the gateway does (nginx and HAProxy: tests/test_balancers.py)."""
+"""docs/deploy: what operators copy agrees with what the gateway does (proxies: tests/test_balancers.py)."""
 
 from __future__ import annotations
 
