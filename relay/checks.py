@@ -1,6 +1,6 @@
 """System checks: what starts, but may not be meant. All of them: ``manage.py check --database default``.
 
-==========  ==========================================================================================
+==========  ============================================================================================================
 relay.E001  a row of the database can't be used: the gateway would not start with it
 relay.W001  an HMAC key is shorter than its hash
 relay.W002  every ``Host`` is taken
@@ -10,7 +10,8 @@ relay.W005  ``ALLOWED_ORIGINS`` has no effect by itself
 relay.W006  a route lies under the gateway's own paths and is never reached
 relay.W007  a backend's certificate is not looked at
 relay.W008  stock Daphne serves; see `under_stock_daphne`
-==========  ==========================================================================================
+relay.W009  ``MAIN_SERVICE_URL`` or ``ALLOWED_ORIGINS`` says what the database does not: they are for the first start
+==========  ============================================================================================================
 """
 
 from __future__ import annotations
@@ -92,6 +93,7 @@ def configuration(databases: Sequence[str] | None = None, **kwargs: Any) -> list
         *(message for origin in origins if origin.enabled for message in _any_origin(origin)),
         *(message for route in routes if route.enabled for message in _unreachable(route)),
         *(message for backend in backends if backend.enabled for message in _unverified(backend)),
+        *(_first_start_only(backends, origins) if backends else ()),
     ]
 
 
@@ -119,6 +121,20 @@ def _unverified(backend: Backend) -> Iterator[CheckMessage]:
     if not backend.tls_verify and any(url.startswith("https:") for url in lines(backend.urls)):
         sentence = f"{backend.label}: its certificate is not verified; anyone in between can read and answer"
         yield Warning(sentence, hint="add its CA to the system's, and turn tls_verify on", id="relay.W007")
+
+
+def _first_start_only(backends: Sequence[Backend], origins: Sequence[Origin]) -> Iterator[CheckMessage]:
+    """A variable that was changed later: what it says now is nowhere, and nothing else would tell."""
+    relay, hint = settings.RELAY, "change it in the admin or with import_config; remove the variable, or correct it"
+    if relay.main_service_url and not any(relay.main_service_url in lines(backend.urls) for backend in backends):
+        shown = min(backends, key=lambda backend: backend.name != "main")
+        there = f"backend {shown.name} is at {', '.join(lines(shown.urls))}"
+        sentence = f"MAIN_SERVICE_URL is for the first start only: it says {relay.main_service_url}, but {there}"
+        yield Warning(sentence, hint=hint, id="relay.W009")
+    known = {origin.origin for origin in origins}
+    if missing := [origin for origin in dict.fromkeys(relay.allowed_origins) if origin not in known]:
+        sentence = f"ALLOWED_ORIGINS is for the first start only: {', '.join(missing)} is not on the list"
+        yield Warning(sentence, hint=hint, id="relay.W009")
 
 
 def under_stock_daphne() -> CheckMessage:

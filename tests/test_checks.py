@@ -103,6 +103,41 @@ def test_a_configuration_that_may_not_be_meant(rows: dict[str, dict[str, Any]], 
 
 
 @pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        pytest.param({}, [], id="not set"),
+        pytest.param({"main_service_url": "http://b:2", "allowed_origins": ("https://a.b", "*")}, [], id="as they are"),
+        pytest.param(
+            {"main_service_url": "http://new"},
+            ["MAIN_SERVICE_URL is for the first start only: it says http://new, but backend main is at http://b:1"],
+            id="another url",
+        ),
+        pytest.param(
+            {"allowed_origins": ("https://new", "https://a.b", "https://b.new")},
+            ["ALLOWED_ORIGINS is for the first start only: https://new, https://b.new is not on the list"],
+            id="more origins",
+        ),
+    ],
+)
+def test_variables_of_the_first_start_that_were_changed_later(
+    variables: dict[str, Any], said: list[str], settings: Any
+) -> None:
+    """They have no effect any more; a disabled row counts as known, someone took it back on purpose."""
+    settings.RELAY = replace(settings.RELAY, **variables)
+    assert checks.configuration(["default"]) == [], "the first start is still to come"
+    Backend.objects.create(name="a", urls="http://a:1")
+    Backend.objects.create(name="main", urls="http://b:1\nhttp://b:2", enabled=False)
+    Origin.objects.create(origin="https://a.b", enabled=False)
+    Origin.objects.create(origin="*", enabled=False)
+    found = checks.configuration(["default"])
+    assert [message.id for message in found] == ["relay.W009"] * len(said)
+    for message, sentence in zip(found, said, strict=True):
+        assert message.msg.startswith(sentence)
+        assert "in the admin" in str(message.hint)
+
+
+@pytest.mark.django_db
 def test_a_row_that_can_not_be_used_is_an_error() -> None:
     """After an upgrade or a hand in SQL: named before the gateway starts."""
     Route.objects.create(path="/a", backend=Backend.objects.create(name="main", urls="http://h"))
