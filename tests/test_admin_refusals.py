@@ -1,4 +1,4 @@
-"""relay.admin.refusals and mends: why somebody did not get through, what helps, and a button that does it."""
+"""relay.admin.refusals and mends: why somebody did not get through, what helps, and a question that leads to it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from django.test import Client
 from django.utils import timezone
 
 from relay.access import origin_refused
-from relay.admin.mends import SENTENCES, allowable
+from relay.admin.mends import LISTED, SENTENCES, allowable
 from relay.fleet.records import refusal
 from relay.models import Backend, Origin, RefusalRecord, Revision, Route
 from relay.refusals import KINDS
@@ -122,7 +122,7 @@ def test_a_mend_links_to_where_it_is_done(admin: Client) -> None:
 
 
 def test_one_refusal_has_a_page(admin: Client) -> None:
-    """With the same button."""
+    """With the same link."""
     said = text(admin.get(f"{LIST}{origin_refusal().pk}/change/"))
     assert f"Allow {STRANGE}" in said
     assert "gw1:1" in said
@@ -136,27 +136,67 @@ def test_what_a_stranger_wrote_stays_text(admin: Client) -> None:
     assert page.count(b"<script>") == 0
 
 
-# The button
+# Allowing an origin
 
 
-def test_the_button_puts_the_origin_on_the_list(admin: Client) -> None:
-    """Added, logged, in force with the next count; and the operator is back where they were."""
-    origin_refusal()
-    assert f"Allow {STRANGE}" in text(admin.get(LIST))
+def test_the_link_asks_and_changes_nothing(admin: Client) -> None:
+    """Who sent it, when, for what, and what it was compared with; for what it may do, one has to agree first."""
+    Origin.objects.create(origin="https://app.example.com")
+    origin_refusal(request_id="r7", user_id="7")
+    assert f"Allow {STRANGE} …" in text(admin.get(LIST))
+    page = admin.get(admin.get(f"{LIST}?q=r7").context["cl"].result_list[0].allow)
+    said = text(page)
+    for fact in (
+        f"Allow {STRANGE}?",
+        "act as its visitors",
+        "nearest: https://app.example.com",
+        "WebSocket /ws",
+        "user 7, 192.0.2.1",
+        "r7",
+    ):
+        assert fact in said
+    assert f'name="next" value="{LIST}?q=r7"' in page.content.decode()
+    assert Origin.objects.count() == 1
+    assert log() == []
+
+
+def test_whoever_agrees_puts_the_origin_on_the_list(admin: Client) -> None:
+    """Added with where it came from, logged, in force with the next count; and the operator is back where they were."""
     before = Revision.current().config
-    response = admin.post(ALLOW, {"origin": STRANGE, "next": f"{LIST}?code=origin_not_allowed"}, follow=True)
+    agreed = {"origin": STRANGE, "refusal": "r7", "next": f"{LIST}?code=origin_not_allowed"}
+    response = admin.post(ALLOW, agreed, follow=True)
     assert response.redirect_chain == [(f"{LIST}?code=origin_not_allowed", 302)]
     assert messages(response) == [
         f"The origin {STRANGE} is on the list. The next handshake from it works within a second."
     ]
-    assert list(Origin.objects.values_list("origin", "enabled")) == [(STRANGE, True)]
+    assert list(Origin.objects.values_list("origin", "note", "enabled")) == [(STRANGE, "allowed from refusal r7", True)]
     assert Revision.current().config == before + 1
-    assert log() == [(ADDITION, STRANGE, "Allowed after a refusal.")]
+    assert log() == [(ADDITION, STRANGE, "Allowed from refusal r7.")]
+
+
+@pytest.mark.parametrize("listed", [STRANGE, "https://*.example.com:8443", "*"])
+def test_one_that_is_listed_needs_no_link(admin: Client, listed: str) -> None:
+    """By whichever rule; who still follows an old link is told so, and not asked."""
+    row = origin_refusal()
+    Origin.objects.create(origin=listed)
+    said = text(admin.get(LIST))
+    assert f"Allow {STRANGE}" not in said
+    assert LISTED in said
+    assert messages(admin.get(f"{ALLOW}?refusal={row.pk}", follow=True)) == [LISTED]
+
+
+@pytest.mark.parametrize("which", ["", "x", "999999", "-1"])
+def test_a_question_is_about_a_refusal_that_is_kept(admin: Client, which: str) -> None:
+    """Never about an origin that a link brings along: it could come from anybody."""
+    response = admin.get(f"{ALLOW}?refusal={which}&origin={STRANGE}", follow=True)
+    assert messages(response) == ["This refusal is no longer kept; newer ones took its place."]
 
 
 def test_one_that_is_off_is_switched_on(admin: Client) -> None:
-    """Not added a second time."""
+    """Not added a second time; the question says that somebody had switched it off."""
+    row = origin_refusal()
     Origin.objects.create(origin=STRANGE, enabled=False, note="ours")
+    assert "it is there, but disabled (ours)" in text(admin.get(f"{ALLOW}?refusal={row.pk}"))
     response = admin.post(ALLOW, {"origin": STRANGE}, follow=True)
     assert "is enabled" in messages(response)[0]
     assert list(Origin.objects.values_list("origin", "enabled", "note")) == [(STRANGE, True, "ours")]
@@ -164,7 +204,7 @@ def test_one_that_is_off_is_switched_on(admin: Client) -> None:
 
 
 def test_one_that_is_there_already_is_no_error(admin: Client) -> None:
-    """Two operators, one button."""
+    """Two operators, one question."""
     Origin.objects.create(origin=STRANGE)
     response = admin.post(ALLOW, {"origin": STRANGE}, follow=True)
     assert messages(response) == [f"The origin {STRANGE} is on the list already."]
@@ -196,8 +236,8 @@ def test_what_is_no_origin_is_not_added(admin: Client, origin: str) -> None:
         pytest.param("", "", id="none"),
     ],
 )
-def test_a_button_is_offered_for_an_origin_only(sent: str, button: str) -> None:
-    """Whatever stands in the field, the button adds one origin or is not there."""
+def test_only_an_origin_can_be_allowed(sent: str, button: str) -> None:
+    """Whatever stands in the field, one origin is added or none."""
     assert allowable(sent) == button
 
 
@@ -213,6 +253,8 @@ def test_the_origin_is_read_from_the_very_words_of_the_refusal() -> None:
 @pytest.mark.parametrize("elsewhere", ["https://evil.example/", "//evil.example", "javascript:alert(1)", ""])
 def test_the_way_back_stays_here(admin: Client, elsewhere: str) -> None:
     """An open redirect would lend our name."""
+    question = admin.get(ALLOW, {"refusal": origin_refusal().pk, "next": elsewhere})
+    assert f'<a href="{LIST}" class="button">' in question.content.decode()
     response = admin.post(ALLOW, {"origin": STRANGE, "next": elsewhere})
     assert response["Location"] == LIST
 
@@ -221,10 +263,11 @@ def test_the_way_back_stays_here(admin: Client, elsewhere: str) -> None:
 
 
 def test_to_look_is_not_to_allow(client: Client) -> None:
-    """No button, and none that works."""
+    """No link, and none that works."""
     viewer = staff(client, "view_refusalrecord")
-    origin_refusal()
+    row = origin_refusal()
     assert "Allow https" not in text(viewer.get(LIST))
+    assert viewer.get(f"{ALLOW}?refusal={row.pk}").status_code == 403
     assert viewer.post(ALLOW, {"origin": STRANGE}).status_code == 403
     assert not Origin.objects.exists()
 
@@ -233,16 +276,20 @@ def test_to_add_is_not_to_change(client: Client) -> None:
     """One that is off was switched off by somebody who may."""
     Origin.objects.create(origin=STRANGE, enabled=False)
     adder = staff(client, "view_refusalrecord", "add_origin")
+    assert adder.get(f"{ALLOW}?refusal={origin_refusal().pk}").status_code == 403
     assert adder.post(ALLOW, {"origin": STRANGE}).status_code == 403
     assert not Origin.objects.get().enabled
 
 
-def test_a_link_allows_nothing(admin: Client) -> None:
+def test_to_add_is_not_to_look(client: Client) -> None:
+    """The question shows a refusal."""
+    row = origin_refusal()
+    assert staff(client, "add_origin").get(f"{ALLOW}?refusal={row.pk}").status_code == 403
+
+
+def test_no_page_elsewhere_can_agree(admin: Client) -> None:
     """Only a form of ours does, with its token."""
-    assert admin.get(f"{ALLOW}?origin={STRANGE}").status_code == 405
     strict = Client(enforce_csrf_checks=True)
-    staff_user = admin.session["_auth_user_id"]
     strict.cookies = admin.cookies
-    assert staff_user
     assert strict.post(ALLOW, {"origin": STRANGE}).status_code == 403
     assert not Origin.objects.exists()

@@ -313,8 +313,8 @@ def test_a_user_is_disconnected_everywhere(page: Page, gateway: Gateway) -> None
 # Refusals
 
 
-def test_a_refused_origin_is_allowed_by_a_button(page: Page, gateway: Gateway) -> None:
-    """The refusal comes by itself; the button puts the origin on the list; the next handshake works."""
+def test_a_refused_origin_is_allowed_after_a_question(page: Page, gateway: Gateway) -> None:
+    """The refusal comes by itself; whoever agrees puts the origin on the list; the next handshake works."""
     origin = "https://preview.example.net:8443"
     page.goto(REFUSALS)
     page.mouse.move(0, 0)
@@ -322,7 +322,9 @@ def test_a_refused_origin_is_allowed_by_a_button(page: Page, gateway: Gateway) -
     expect(page.locator("#result_list")).to_contain_text(request_id)
     page.goto(f"{REFUSALS}?q={request_id}")
     expect(page.locator("#result_list")).to_contain_text(f"origin {origin} is not on the list")
-    page.get_by_role("button", name=f"Allow {origin}").click()
+    page.get_by_role("link", name=f"Allow {origin} …").click()
+    expect(page.get_by_role("heading", name=f"Allow {origin}?")).to_be_visible()
+    page.get_by_role("button", name="Yes, allow this origin").click()
     expect(page.locator(".messagelist")).to_contain_text(f"{origin} is on the list")
     deadline = time.monotonic() + 20
     while True:
@@ -441,7 +443,7 @@ def test_every_text_can_be_read(page: Page, gateway: Gateway, path: str) -> None
         if path == "/admin/":
             expect(page.locator("#routes tbody th").first).to_be_visible()
         elif path == REFUSALS:
-            expect(page.get_by_role("button", name="Allow").first).to_be_visible()
+            expect(page.get_by_role("link", name="Allow").first).to_be_visible()
         for scheme in ("light", "dark"):
             page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
             page.evaluate("Promise.allSettled(document.getAnimations().map((change) => change.finished))")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from urllib.parse import urlencode
@@ -11,8 +11,9 @@ from django.core.exceptions import ValidationError
 from django.urls import reverse
 
 from relay import validation
-from relay.models import Backend, RefusalRecord, Route
-from relay.routing.snapshot import normalise_origin
+from relay.models import Backend, Origin, RefusalRecord, Route
+from relay.routing import snapshot
+from relay.routing.snapshot import Snapshot, normalise_origin
 
 SENTENCES: Mapping[str, str] = MappingProxyType(
     {
@@ -42,6 +43,8 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
     }
 )
 
+LISTED = "The origin is on the list meanwhile."
+
 ABOUT_ROUTE = frozenset({"role_required", "too_many_connections"})
 ABOUT_BACKEND = frozenset(
     {
@@ -62,7 +65,7 @@ class Mend:
 
     Attributes:
         links: Text and address of where it is done.
-        origin: One that a button may put on the list; empty: none.
+        origin: One that may be put on the list and is not there; empty: none.
     """
 
     sentence: str
@@ -70,14 +73,22 @@ class Mend:
     origin: str = ""
 
 
-def mend(refusal: RefusalRecord, routes: Mapping[tuple[str, str], int], backends: Mapping[str, int]) -> Mend:
+def mend(
+    refusal: RefusalRecord,
+    routes: Mapping[tuple[str, str], int],
+    backends: Mapping[str, int],
+    is_listed: Callable[[str], bool],
+) -> Mend:
     """What helps against a refusal.
 
     Args:
         routes: Primary keys by kind and path (`known_routes`).
         backends: Primary keys by name (`known_backends`).
+        is_listed: Whether an origin is allowed now (`origins_in_force`).
     """
-    sentence, links = SENTENCES.get(refusal.code, ""), []
+    sentence, links, origin = SENTENCES.get(refusal.code, ""), [], allowable(refusal.origin)
+    if origin and is_listed(origin):
+        sentence, origin = LISTED, ""
     if refusal.code == "no_route":
         known = {"path": refusal.path, "kind": refusal.kind}
         links.append(("Add a route", f"{reverse('admin:relay_route_add')}?{urlencode(known)}"))
@@ -87,7 +98,7 @@ def mend(refusal: RefusalRecord, routes: Mapping[tuple[str, str], int], backends
         links.append((f"Backend {refusal.backend}", reverse("admin:relay_backend_change", args=(backend,))))
     if refusal.code == "revoked_token":
         links.append(("Revocations", reverse("admin:relay_revocation_changelist")))
-    return Mend(sentence, tuple(links), allowable(refusal.origin))
+    return Mend(sentence, tuple(links), origin)
 
 
 def allowable(origin: str) -> str:
@@ -109,3 +120,9 @@ def known_routes() -> dict[tuple[str, str], int]:
 
 def known_backends() -> dict[str, int]:
     return dict(Backend.objects.values_list("name", "pk"))
+
+
+def origins_in_force() -> Snapshot:
+    """A configuration of the enabled origins alone, as handshakes are compared with them."""
+    enabled = Origin.objects.filter(enabled=True).values_list("origin", flat=True)
+    return Snapshot.build((), (), map(snapshot.Origin, enabled))

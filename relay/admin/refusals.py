@@ -1,4 +1,4 @@
-"""The latest refusals, explained; an origin that was refused is put on the list by a button."""
+"""The latest refusals, explained; an origin that was refused can be put on the list, after a question."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from django.contrib import admin, messages
 from django.contrib.admin.views.main import ChangeList
 from django.core.exceptions import PermissionDenied, ValidationError
 from django.db.models import QuerySet
-from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils.html import format_html, format_html_join
-from django.utils.http import url_has_allowed_host_and_scheme
+from django.utils.http import url_has_allowed_host_and_scheme, urlencode
 from django.utils.safestring import SafeString
 
-from relay.admin.mends import allowable, known_backends, known_routes, mend
+from relay import validation
+from relay.access import origin_refused
+from relay.admin.mends import allowable, known_backends, known_routes, mend, origins_in_force
 from relay.admin.observed import ObservedAdmin, moment
 from relay.models import Origin, RefusalRecord
 from relay.refusals import KINDS
-
-ALLOW_FORM = "allow-origin"
-"""The id of the form that the buttons of all rows belong to: a form can't lie inside the list's own."""
 
 
 class RefusalList(ChangeList):
@@ -33,12 +33,15 @@ class RefusalList(ChangeList):
 
 
 def explained(refusals: Iterable[Any], request: HttpRequest) -> list[Any]:
-    """Refusals with their ``mend``, and ``may_allow``: whether the user may put the origin on the list."""
-    routes, backends = known_routes(), known_backends()
-    may_add = request.user.has_perm("relay.add_origin")
+    """Refusals with their ``mend``, and ``allow``: where the user may put the origin on the list, empty if nowhere."""
+    routes, backends, origins = known_routes(), known_backends(), origins_in_force()
+    may_add, here = request.user.has_perm("relay.add_origin"), request.get_full_path()
     rows = list(refusals)
     for row in rows:
-        row.mend, row.may_allow = mend(row, routes, backends), may_add
+        row.mend, row.allow = mend(row, routes, backends, origins.allows), ""
+        if may_add and row.mend.origin:
+            ask = reverse("admin:relay_refusalrecord_allow")
+            row.allow = f"{ask}?{urlencode({'refusal': row.pk, 'next': here})}"
     return rows
 
 
@@ -106,13 +109,8 @@ class RefusalAdmin(ObservedAdmin):
         detail = refusal.detail or (KINDS[refusal.code].sentence if refusal.code in KINDS else "")
         links = format_html_join(" ", '<a href="{1}">{0}</a>', found.links)
         button: SafeString | str = ""
-        if refusal.may_allow and found.origin:
-            button = format_html(
-                '<button type="submit" class="gw-button" form="{}" name="origin" value="{}">Allow {}</button>',
-                ALLOW_FORM,
-                found.origin,
-                found.origin,
-            )
+        if refusal.allow:
+            button = format_html('<a class="gw-button" href="{}">Allow {} …</a>', refusal.allow, found.origin)
         return format_html(
             '<span class="gw-detail">{}</span><span class="gw-mend">{} {} {}</span>',
             detail,
@@ -131,41 +129,70 @@ class RefusalAdmin(ObservedAdmin):
     def request(self, refusal: RefusalRecord) -> SafeString | str:
         return format_html('<code class="gw-id">{}</code>', refusal.request_id) if refusal.request_id else "-"
 
-    # The button
+    # Allowing an origin
 
     def allow(self, request: HttpRequest) -> HttpResponse:
-        """Put an origin on the list, or enable it where it is there and off."""
+        """Ask whether a refused origin may come in; on POST, put it on the list, or enable it where it is off."""
         if request.method != "POST":
-            return HttpResponseNotAllowed(["POST"])
+            return self._ask(request)
         try:
-            self._allow(request, request.POST.get("origin", ""))
+            self._allow(request, request.POST.get("origin", ""), request.POST.get("refusal", ""))
         except ValidationError as exc:
             self.message_user(request, " ".join(exc.messages), messages.ERROR)
-        back = request.POST.get("next", "")
-        if not url_has_allowed_host_and_scheme(back, {request.get_host()}, request.is_secure()):
-            back = reverse("admin:relay_refusalrecord_changelist")
-        return HttpResponseRedirect(back)
+        return HttpResponseRedirect(_way_back(request, request.POST.get("next", "")))
 
-    def _allow(self, request: HttpRequest, text: str) -> None:
+    def _ask(self, request: HttpRequest) -> HttpResponse:
+        """What was refused and what it would be allowed to do. The origin is a record's, never one out of a link."""
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        back = _way_back(request, request.GET.get("next", ""))
+        refusal = self.get_object(request, request.GET.get("refusal", ""))
+        if refusal is None or not refusal.mend.origin:
+            gone = "This refusal is no longer kept; newer ones took its place."
+            self.message_user(request, gone if refusal is None else refusal.mend.sentence, messages.INFO)
+            return HttpResponseRedirect(back)
+        known = Origin.objects.filter(origin=refusal.mend.origin).first()
+        self._may(request, "change" if known else "add")
+        context = {
+            **self.admin_site.each_context(request),
+            "title": f"Allow {refusal.mend.origin}?",
+            "opts": self.opts,
+            "refusal": refusal,
+            "compared": origin_refused(refusal.mend.origin, origins_in_force()).detail,
+            "known": known,
+            "when": moment(refusal.at),
+            "back": back,
+        }
+        return TemplateResponse(request, "admin/relay/allow_origin.html", context)
+
+    def _allow(self, request: HttpRequest, text: str, request_id: str) -> None:
         """Raises ValidationError, PermissionDenied."""
         if not allowable(text):
             raise ValidationError(f"{text[:200]!r} is no origin that could stand on the list.")
-        origin = Origin(origin=allowable(text), note="allowed after a refusal")
+        after = f"from refusal {validation.one_line(request_id)}"[:150] if request_id else "after a refusal"
+        origin = Origin(origin=allowable(text), note=f"allowed {after}")
         known = Origin.objects.filter(origin=origin.origin).first()
         self._may(request, "change" if known else "add")
         in_force = "The next handshake from it works within a second."
         if known is None:
             origin.save()
-            self.log_addition(request, origin, "Allowed after a refusal.")
+            self.log_addition(request, origin, f"Allowed {after}.")
             self.message_user(request, f"The origin {origin.origin} is on the list. {in_force}", messages.SUCCESS)
         elif known.enabled:
             self.message_user(request, f"The origin {known.origin} is on the list already.", messages.INFO)
         else:
             known.enabled = True
             known.save()
-            self.log_change(request, known, "Enabled after a refusal.")
+            self.log_change(request, known, f"Enabled {after}.")
             self.message_user(request, f"The origin {known.origin} is enabled. {in_force}", messages.SUCCESS)
 
     def _may(self, request: HttpRequest, what: str) -> None:
         if not request.user.has_perm(f"relay.{what}_origin"):
             raise PermissionDenied
+
+
+def _way_back(request: HttpRequest, wanted: str) -> str:
+    """A page of ours: an open redirect would lend our name."""
+    if url_has_allowed_host_and_scheme(wanted, {request.get_host()}, request.is_secure()):
+        return wanted
+    return reverse("admin:relay_refusalrecord_changelist")
