@@ -87,6 +87,12 @@ def test_it_can_be_searched_and_filtered(admin: Client, query: str, found: list[
     assert listed(admin.get(f"{LIST}?{query}")) == found
 
 
+def test_an_empty_list_says_where_older_ones_are(admin: Client) -> None:
+    """The dashboard counts the refusals of an hour; fewer than that are kept."""
+    said = text(admin.get(f"{LIST}?code=no_route"))
+    assert "The newest 100 of each code are kept; older ones are in the gateway's log." in said
+
+
 def test_the_filter_offers_what_is_there(admin: Client) -> None:
     """By backend those with a name; one refused before there was a backend is no choice of its own."""
     refused(backend="main")

@@ -195,9 +195,30 @@ def test_of_a_flood_the_newest_are_kept(running: Reporter, monkeypatch: pytest.M
             refused(request_id=f"r{round_}-{n}")
         running.feed(report())
         until(lambda r=round_: RefusalRecord.objects.filter(request_id=f"r{r}-199"))
+    until(lambda: RefusalRecord.objects.count() == 60)
     kept = list(RefusalRecord.objects.order_by("pk").values_list("request_id", flat=True))
     assert kept == [f"r0-{n}" for n in range(190, 200)] + [f"r1-{n}" for n in range(150, 200)]
     assert records.MOST_AT_ONCE == 50
+
+
+def test_a_flood_of_one_code_hides_no_other(running: Reporter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scanner's 404s, within one write and over many: the one refused origin is still there."""
+    monkeypatch.setattr(reporter, "REFUSALS_KEPT", 60)
+    refused(code="origin_not_allowed", request_id="wanted")
+    for round_ in range(3):
+        for n in range(200):
+            refused(code="no_route", request_id=f"r{round_}-{n}")
+        running.feed(report())
+        until(lambda r=round_: RefusalRecord.objects.filter(request_id=f"r{r}-199"))
+    until(lambda: RefusalRecord.objects.count() == 61)
+    assert RefusalRecord.objects.order_by("pk")[0].request_id == "wanted"
+
+
+def test_while_the_database_is_away_each_code_keeps_its_newest() -> None:
+    """In order, bounded however long it takes."""
+    codes = ["no_route", "origin_not_allowed", *["no_route"] * 4]
+    rows = [RefusalRecord(code=code, request_id=str(n)) for n, code in enumerate(codes)]
+    assert [row.request_id for row in records.newest(rows, 3)] == ["1", "3", "4", "5"]
 
 
 # Connections

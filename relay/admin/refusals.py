@@ -20,6 +20,7 @@ from relay import validation
 from relay.access import origin_refused
 from relay.admin.mends import allowable, known_backends, known_routes, mend, origins_in_force
 from relay.admin.observed import ObservedAdmin, moment
+from relay.fleet.reporter import REFUSALS_KEPT
 from relay.models import Origin, RefusalRecord
 from relay.refusals import KINDS
 
@@ -84,6 +85,9 @@ class RefusalAdmin(ObservedAdmin):
     def get_urls(self) -> list[URLPattern]:
         allow = path("allow/", self.admin_site.admin_view(self.allow), name="relay_refusalrecord_allow")
         return [allow, *super().get_urls()]
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        return super().changelist_view(request, {**(extra_context or {}), "kept": REFUSALS_KEPT})
 
     # Columns
 

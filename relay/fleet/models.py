@@ -76,7 +76,7 @@ class Sample(models.Model):
 
 
 class RefusalRecord(models.Model):
-    """A refusal, or a failure of a backend, as the log has it; the newest are kept."""
+    """A refusal, or a failure of a backend, as the log has it; the newest of each code are kept."""
 
     class Kind(models.TextChoices):
         HTTP = "http", "HTTP"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -16,13 +16,17 @@ from relay.live.masking import Masker
 from relay.live.registry import LiveSocket
 
 MOST_AT_ONCE = 50
-"""Refusals kept between two writes; of a flood, the newest are enough to see what it is."""
+"""Refusals of a code kept between two writes; of a flood, the newest are enough to see what it is.
+
+Each code by itself: what a scanner gets by the hundred must not hide the one refusal that somebody looks for.
+"""
 
 _LONGEST = 2000  # characters of a text
 _KINDS = {"http.refused": RefusalRecord.Kind.HTTP, "ws.refused": RefusalRecord.Kind.WEBSOCKET}
 _ORIGIN = re.compile(r"origin (.+) is not on the list; ", re.DOTALL)  # as relay.access.origin_refused has it
 
 Clean = Callable[[object, int], str]
+_Event = tuple[float, str, Mapping[str, Any]]  # when, its name in the log, its fields
 
 
 def cleaner(masker: Masker) -> Clean:
@@ -39,11 +43,11 @@ class Trouble:
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
-        self._latest: deque[tuple[float, str, Mapping[str, Any]]] = deque(maxlen=MOST_AT_ONCE)
+        self._latest: defaultdict[str, deque[_Event]] = defaultdict(lambda: deque(maxlen=MOST_AT_ONCE))
 
     def note(self, event: str, fields: Mapping[str, Any]) -> None:
         """Keep an event; called where it happens, so it does nothing else."""
-        self._latest.append((self._clock(), event, fields))
+        self._latest[fields["code"]].append((self._clock(), event, fields))
 
     def take(self, process: str, clean: Clean) -> list[RefusalRecord]:
         """What has come since the last call, in order.
@@ -55,9 +59,21 @@ class Trouble:
             found[fields.get("request_id") or object()] = refusal(at, event, fields, process, clean)
         return list(found.values())
 
-    def _drained(self) -> Iterator[tuple[float, str, Mapping[str, Any]]]:
-        while self._latest:
-            yield self._latest.popleft()
+    def _drained(self) -> list[_Event]:
+        """In order; other threads may go on noting."""
+        events = [latest.popleft() for latest in list(self._latest.values()) for _ in range(len(latest))]
+        return sorted(events, key=lambda event: event[0])
+
+
+def newest(rows: Iterable[RefusalRecord], most: int = MOST_AT_ONCE) -> list[RefusalRecord]:
+    """The last so many of each code, in order."""
+    kept: list[RefusalRecord] = []
+    seen: Counter[str] = Counter()
+    for row in reversed(list(rows)):
+        seen[row.code] += 1
+        if seen[row.code] <= most:
+            kept.append(row)
+    return kept[::-1]
 
 
 def refusal(at: float, event: str, fields: Mapping[str, Any], process: str, clean: Clean) -> RefusalRecord:

@@ -38,7 +38,9 @@ log = logging.getLogger("relay.fleet")
 SAMPLES_KEPT = 3600
 """Seconds that the curves reach back."""
 
-REFUSALS_KEPT = 500
+REFUSALS_KEPT = 100
+"""Of each code: what a scanner collects by the hundred must not push out what somebody looks for."""
+
 PROCESSES_KEPT = timedelta(minutes=10)
 """So long one that is gone without a word is shown as such."""
 
@@ -71,7 +73,7 @@ class Reporter:
         self._look: deque[tuple[int, Sequence[LiveSocket]]] = deque(maxlen=1)
         self._slots: deque[Slot] = deque(maxlen=SAMPLES_KEPT // SLOT)
         # The thread's own:
-        self._refusals: deque[RefusalRecord] = deque(maxlen=records.MOST_AT_ONCE)
+        self._refusals: list[RefusalRecord] = []
         self._listed_at = 0.0
         self._prune_at = time.monotonic() + PRUNE_INTERVAL
         self._file = SameFile()
@@ -174,7 +176,8 @@ class Reporter:
             )
 
     def _write_refusals(self) -> None:
-        self._refusals.extend(self._trouble.take(f"{self._host}:{self._pid}", self._clean))
+        taken = self._trouble.take(f"{self._host}:{self._pid}", self._clean)
+        self._refusals = records.newest([*self._refusals, *taken])
         if not self._refusals:
             return
         try:
@@ -182,9 +185,12 @@ class Reporter:
         except db.DataError:  # one of them can't be stored: it would be in the way of all that follow
             self._refusals.clear()
             raise
+        codes = {row.code for row in self._refusals}
         self._refusals.clear()
-        for oldest in RefusalRecord.objects.order_by("-pk").values_list("pk", flat=True)[REFUSALS_KEPT:][:1]:
-            RefusalRecord.objects.filter(pk__lte=oldest).delete()
+        for code in codes:
+            of_code = RefusalRecord.objects.filter(code=code)
+            for oldest in of_code.order_by("-pk").values_list("pk", flat=True)[REFUSALS_KEPT:][:1]:
+                of_code.filter(pk__lte=oldest).delete()
 
     def _leave(self) -> None:
         Process.objects.filter(pk=self.id).delete()
