@@ -8,6 +8,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import kubernetes_validate
 import pytest
 import yaml
 
@@ -21,9 +22,12 @@ DEPLOY = ROOT / "docs" / "deploy"
 DRAIN = RelaySettings.__dataclass_fields__["drain_seconds"].default
 
 
+MANIFESTS = list(yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text()))
+
+
 def manifest(kind: str) -> Any:
     """The one of that kind in kubernetes.yaml."""
-    (found,) = [it for it in yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text()) if it["kind"] == kind]
+    (found,) = [it for it in MANIFESTS if it["kind"] == kind]
     return found
 
 
@@ -35,8 +39,31 @@ def unit() -> configparser.SectionProxy:
     return parser["Service"]
 
 
-def pod() -> Any:
-    return manifest("Deployment")["spec"]["template"]["spec"]
+def pod(kind: str = "Deployment") -> Any:
+    return manifest(kind)["spec"]["template"]["spec"]
+
+
+@pytest.mark.parametrize("version", ["1.25", kubernetes_validate.latest_version()])
+@pytest.mark.parametrize("it", MANIFESTS, ids=lambda it: it["kind"])
+def test_kubernetes_knows_every_field(it: dict[str, Any], version: str) -> None:
+    """Kubernetes' own schemas, of an old and a new release; a field with a typing error is none of theirs."""
+    kubernetes_validate.validate(it, version, strict=True)
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate({**it, "sepc": {}}, version, strict=True)
+
+
+@pytest.mark.parametrize("kind", ["Deployment", "Job"])
+def test_pods_have_no_more_rights_than_they_need(kind: str) -> None:
+    """What a namespace with the "restricted" Pod Security Standard lets in, and a root that is not written to."""
+    user = pod(kind)["securityContext"]
+    assert (user["runAsNonRoot"], user["seccompProfile"]) == (True, {"type": "RuntimeDefault"})
+    assert f"USER {user['runAsUser']}:" in (ROOT / "Dockerfile").read_text()
+    (container,) = pod(kind)["containers"]
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
 
 
 def test_a_pod_has_time_to_leave() -> None:
@@ -71,7 +98,7 @@ def test_one_pod_is_always_there() -> None:
 
 def test_the_job_migrates_what_the_pods_serve() -> None:
     """The same image, with the same settings."""
-    (job,) = manifest("Job")["spec"]["template"]["spec"]["containers"]
+    (job,) = pod("Job")["containers"]
     (container,) = pod()["containers"]
     assert (job["image"], job["envFrom"]) == (container["image"], container["envFrom"])
 
@@ -88,7 +115,7 @@ def test_the_unit_lets_the_gateway_drain() -> None:
         pytest.param(shlex.split(unit()["ExecStart"])[1:], id="systemd serves"),
         pytest.param(shlex.split(unit()["ExecStartPre"])[1:], id="systemd migrates"),
         pytest.param(pod()["containers"][0]["args"][1:], id="a pod serves"),
-        pytest.param(manifest("Job")["spec"]["template"]["spec"]["containers"][0]["args"][1:], id="a job migrates"),
+        pytest.param(pod("Job")["containers"][0]["args"][1:], id="a job migrates"),
     ],
 )
 def test_the_commands_exist(words: list[str]) -> None:

@@ -98,7 +98,7 @@ def test_the_final_stage_has_no_build_tools() -> None:
 def test_the_image_runs_as_nobody_in_particular() -> None:
     """USER comes before CMD, and the process gets the signal that it drains at."""
     last = stages()[-1]
-    assert last.index("USER gateway") < last.index('CMD ["python", "manage.py", "serve", "-b", "0.0.0.0"]')
+    assert last.index("USER 10001:10001") < last.index('CMD ["python", "manage.py", "serve", "-b", "0.0.0.0"]')
     assert "STOPSIGNAL SIGTERM" in last
     assert "PYTHONUNBUFFERED=1" in last
     assert re.search(r"HEALTHCHECK .*\\\n +CMD \[.*'/health/live'", last)
