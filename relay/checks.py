@@ -11,12 +11,14 @@ relay.W006  a route lies under the gateway's own paths and is never reached
 relay.W007  a backend's certificate is not looked at
 relay.W008  stock Daphne serves; see `under_stock_daphne`
 relay.W009  ``MAIN_SERVICE_URL`` or ``ALLOWED_ORIGINS`` says what the database does not: they are for the first start
+relay.W010  a wildcard origin covers sites of other people
 ==========  ============================================================================================================
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any
 
@@ -31,6 +33,21 @@ SHORTEST_SECRET = 32  # bytes, as long as the hash of HS256 (RFC 7518 §3.2)
 
 OWN_PATHS = ("/admin", "/gateway", "/health", "/metrics")
 """The gateway answers them, and what lies below them, before any route (contract, section 7)."""
+
+
+_PRIVATE = frozenset({"localhost", "internal", "local", "lan", "test"})
+"""Top-level names that nobody can buy a name under (RFC 6761, RFC 6762; ``.internal``)."""
+
+_REGISTRIES = re.compile(r"(ac|co|com|edu|go|gob|gov|ne|net|nom|or|org)\.[a-z]{2}")
+"""Names under which registries sell names: ``co.uk``, ``com.br``."""
+
+_PLATFORMS = frozenset((
+    "amplifyapp.com", "azurestaticapps.net", "azurewebsites.net", "cloudfront.net", "deno.dev", "easypanel.host",
+    "firebaseapp.com", "fly.dev", "github.io", "gitlab.io", "herokuapp.com", "netlify.app", "ngrok-free.app",
+    "ngrok.io", "onrender.com", "pages.dev", "s3.amazonaws.com", "surge.sh", "trycloudflare.com", "up.railway.app",
+    "vercel.app", "web.app", "workers.dev",
+))  # fmt: skip
+"""Names under which anybody gets a site. Not the whole public suffix list: what is likely to be written."""
 
 
 @register(Tags.security)
@@ -90,11 +107,22 @@ def configuration(databases: Sequence[str] | None = None, **kwargs: Any) -> list
         return []
     return [
         *_unusable(chain[Counted](backends, routes, origins)),
-        *(message for origin in origins if origin.enabled for message in _any_origin(origin)),
-        *(message for route in routes if route.enabled for message in _unreachable(route)),
-        *(message for backend in backends if backend.enabled for message in _unverified(backend)),
+        *not_meant(chain[Counted](backends, routes, origins)),
         *(_first_start_only(backends, origins) if backends else ()),
     ]
+
+
+def not_meant(rows: Iterable[Counted]) -> list[CheckMessage]:
+    """What is valid and opens or hides more than somebody may want, in rows that are enabled, saved or not yet."""
+    judges: dict[type[Counted], Callable[[Any], Iterator[CheckMessage]]]
+    judges = {Backend: _unverified, Route: _unreachable, Origin: _any_origin}
+    return [message for row in rows if getattr(row, "enabled", False) for message in judges[type(row)](row)]
+
+
+def line(message: CheckMessage) -> str:
+    """A message with its hint, for a log or a terminal."""
+    text = f"{message.obj or message.id}: {message.msg}" + (f"; {message.hint}" if message.hint else "")
+    return " ".join(text.split())
 
 
 def _unusable(rows: Iterator[Counted]) -> Iterator[CheckMessage]:
@@ -108,6 +136,18 @@ def _any_origin(origin: Origin) -> Iterator[CheckMessage]:
     if origin.origin == ANY_ORIGIN:
         sentence = "the origin * is enabled: any site may open sockets and read answers as its visitors"
         yield Warning(sentence, hint="name the sites, like https://*.example.com", id="relay.W003")
+    _, wildcard, suffix = origin.origin.partition("://*.")
+    suffix = suffix.partition(":")[0]
+    if wildcard and _is_public(suffix):
+        sentence = f"{origin.label} is enabled: anybody can have a site under {suffix}, and act as its visitors"
+        yield Warning(sentence, hint=f"name your own sites, like https://my-app.{suffix}", id="relay.W010")
+
+
+def _is_public(suffix: str) -> bool:
+    """Whether strangers have names under this one."""
+    if "." not in suffix:
+        return suffix not in _PRIVATE
+    return suffix in _PLATFORMS or _REGISTRIES.fullmatch(suffix) is not None
 
 
 def _unreachable(route: Route) -> Iterator[CheckMessage]:

@@ -84,6 +84,17 @@ def test_settings_that_may_not_be_meant(
         pytest.param({}, [], id="a sane configuration"),
         pytest.param({"origin": {"origin": "*"}}, ["relay.W003"], id="any origin"),
         pytest.param({"origin": {"origin": "*", "enabled": False}}, [], id="any origin, but disabled"),
+        *(
+            pytest.param({"origin": {"origin": f"{scheme}://*.{name}"}}, ["relay.W010"], id=f"anybody's site: {name}")
+            for scheme in ("https", "http")
+            for name in ("com", "co.uk", "com.br:8443", "vercel.app", "github.io")
+        ),
+        *(
+            pytest.param({"origin": {"origin": f"https://*.{name}"}}, [], id=f"one's own sites: {name}")
+            for name in ("example.com", "co.example.com", "my.vercel.app", "localhost:8080", "cluster.internal", "lan")
+        ),
+        pytest.param({"origin": {"origin": "https://vercel.app"}}, [], id="no wildcard"),
+        pytest.param({"origin": {"origin": "https://*.com", "enabled": False}}, [], id="any .com, but disabled"),
         pytest.param({"route": {"path": "/admin/x/"}}, ["relay.W006"], id="a route under the admin"),
         pytest.param({"route": {"path": "/health"}}, ["relay.W006"], id="a route at the health page"),
         pytest.param({"route": {"path": "/healthy/"}}, [], id="a route that only begins alike"),

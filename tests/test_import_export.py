@@ -152,6 +152,22 @@ def test_an_empty_file_with_prune_removes_everything(apply: Any) -> None:
     assert load_snapshot().routes == ()
 
 
+@pytest.mark.parametrize("options", [[], ["--dry-run"]])
+def test_what_may_not_be_meant_is_said_at_once(
+    apply: Any, options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not only at the next start; beside the difference, on stderr, and only of what is enabled."""
+    apply(FILE, *options)
+    assert capsys.readouterr().err == ""
+    off = '[[origin]]\norigin = "https://*.org"\nenabled = false\n'
+    apply(FILE.replace("https://app.example.com", "https://*.com").replace("/api/", "/admin/x") + off, *options)
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith('warning: relay.W006: route http "/admin/x" lies under a path of the gateway\'s own')
+    assert second.startswith(
+        'warning: relay.W010: origin "https://*.com" is enabled: anybody can have a site under com'
+    )
+
+
 @pytest.mark.parametrize(
     ("backend", "options", "said"),
     [

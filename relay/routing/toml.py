@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import tomllib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -70,6 +70,12 @@ class Document:
     routes: list[tuple[Route, str]] = field(default_factory=list)
     origins: list[Origin] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+
+    def rows(self) -> Iterator[Counted]:
+        """All of them."""
+        yield from self.backends
+        yield from (route for route, _ in self.routes)
+        yield from self.origins
 
 
 def parse(text: str) -> Document:

@@ -9,6 +9,7 @@ from typing import Any
 from django import db
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from relay import checks
 from relay.routing import changes, toml
 
 
@@ -39,6 +40,8 @@ class Command(BaseCommand):
         for change in found:
             self.stdout.write(str(change))
         self.stdout.write(_summary(found, dry_run))
+        for message in checks.not_meant(document.rows()):
+            self.stderr.write(f"warning: {checks.line(message)}")
 
 
 def _read(file: str) -> str:

@@ -23,6 +23,7 @@ from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
 
 from relay import __version__
+from relay.checks import line
 from relay.live import lines, log, metrics
 from relay.server import workers as supervision
 from relay.server.endpoints import Endpoint, EndpointError, adopt, descriptions
@@ -111,8 +112,8 @@ class Command(BaseCommand):
             raise CommandError(f"{len(missing)} migrations are missing in the database; run: {_manage()} migrate")
         for problem in problems:
             if not problem.is_serious():
-                logger.warning("%s", _line(problem))
-        serious = [_line(problem) for problem in problems if problem.is_serious()]
+                logger.warning("%s", line(problem))
+        serious = [line(problem) for problem in problems if problem.is_serious()]
         if serious:
             raise CommandError("\n".join(serious))
 
@@ -186,11 +187,6 @@ def _directory() -> tempfile.TemporaryDirectory[str]:
         return tempfile.TemporaryDirectory(prefix="gateway-")
     except OSError as exc:
         raise CommandError(f"--workers needs a directory to write to ({exc.strerror}); mount one at /tmp") from None
-
-
-def _line(problem: checks.CheckMessage) -> str:
-    text = f"{problem.obj or problem.id}: {problem.msg}" + (f"; {problem.hint}" if problem.hint else "")
-    return " ".join(text.split())
 
 
 def _manage() -> str:
