@@ -20,6 +20,9 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 NEVER = frozenset({"TRACE", "CONNECT"})
 """They would show the backend's view of the request to a script, or make the gateway an open relay."""
 
+UPGRADE_LOST = "if it was a handshake, the proxy in front has to pass Upgrade and Connection"
+"""In the detail of a refusal."""
+
 _ORIGINS_COMPARED = 20  # for the nearest one in a log line; a stranger decides how often it is written
 _SHOWN = 200  # characters of what a stranger wrote, in a log line
 
@@ -98,7 +101,17 @@ def find_route(ask: Ask, snapshot: Snapshot) -> Match | Refusal:
             here = match.route.path if match else "no route"
             read = f"a backend could read {reading[:_SHOWN]!r}: {other.route.path}"
             return Refusal("bad_path", f"the path matches {here}, but {read}")
-    return match or Refusal("no_route", f"no {ask.kind} route matches {ask.method[:_SHOWN]} {path[:_SHOWN]!r}")
+    return match or _no_route(ask, path, snapshot)
+
+
+def _no_route(ask: Ask, path: str, snapshot: Snapshot) -> Refusal:
+    """A proxy that does not pass ``Upgrade`` on turns a handshake into a GET, and the client learns nothing else."""
+    detail = f"no {ask.kind} route matches {ask.method[:_SHOWN]} {path[:_SHOWN]!r}"
+    if ask.kind == "websocket" and (other := snapshot.match("http", ask.method, path)):
+        detail += f"; the http route {other.route.path} does, but it takes no handshake"
+    elif ask.kind == "http" and ask.method == "GET" and (other := snapshot.match("websocket", "GET", path)):
+        detail += f"; the websocket route {other.route.path} does, but this came without Upgrade: {UPGRADE_LOST}"
+    return Refusal("no_route", detail)
 
 
 def cross_site(ask: Ask, snapshot: Snapshot, who: Identification) -> Refusal | None:

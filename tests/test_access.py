@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from relay.access import Ask, Denied, Grant, cross_site, decide, same_host
+from relay.access import UPGRADE_LOST, Ask, Denied, Grant, cross_site, decide, same_host
 from relay.identity.model import NOBODY, Identification, Identity, Place, Presented
 from relay.refusals import KINDS
 from relay.routing.snapshot import Backend, Origin, Route, Snapshot, Url
@@ -290,6 +290,25 @@ def test_a_refusal_says_what_was_compared_with_what() -> None:
     assert cookie == "the token came from a cookie, and there is no Origin"
     assert route == "no http route matches POST '/nowhere'"
     assert backend_off == "backend off is disabled"
+
+
+@pytest.mark.parametrize(
+    ("ask", "said"),
+    [
+        pytest.param(
+            http("/ws/public"),
+            f"the websocket route /ws/public does, but this came without Upgrade: {UPGRADE_LOST}",
+            id="a GET",
+        ),
+        pytest.param(http("/ws", "POST"), "", id="no handshake is a POST"),
+        pytest.param(handshake("/get/x"), "the http route /get/ does, but it takes no handshake", id="a handshake"),
+        pytest.param(handshake("/disabled/x"), "", id="a disabled route"),
+    ],
+)
+def test_a_path_of_the_other_kind_is_said(ask: Ask, said: str) -> None:
+    """A proxy that does not pass Upgrade on turns a handshake into a GET; only the log can tell."""
+    (detail,) = details(decide(ask, SITE, NOBODY))
+    assert detail.partition("; ")[2] == said
 
 
 def test_what_a_stranger_wrote_is_shown_in_part() -> None:

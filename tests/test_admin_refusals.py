@@ -10,7 +10,7 @@ from django.contrib.admin.models import ADDITION, CHANGE
 from django.test import Client
 from django.utils import timezone
 
-from relay.access import origin_refused
+from relay.access import UPGRADE_LOST, origin_refused
 from relay.admin.mends import LISTED, SENTENCES, allowable
 from relay.fleet.records import refusal
 from relay.models import Backend, Origin, RefusalRecord, Revision, Route
@@ -125,6 +125,14 @@ def test_a_mend_links_to_where_it_is_done(admin: Client) -> None:
         "r4": (),
     }
     assert admin.get(links["r3"][0][1]).context["adminform"].form.initial["kind"] == "websocket"
+
+
+def test_a_handshake_that_lost_its_upgrade_needs_no_route(admin: Client) -> None:
+    """There is one; the proxy is where it is mended."""
+    refused("no_route", path="/ws", detail=f"no http route matches GET '/ws'; {UPGRADE_LOST}")
+    (row,) = admin.get(LIST).context["cl"].result_list
+    assert "proxy in front" in row.mend.sentence
+    assert row.mend.links == ()
 
 
 def test_one_refusal_has_a_page(admin: Client) -> None:

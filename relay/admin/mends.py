@@ -11,6 +11,7 @@ from django.core.exceptions import ValidationError
 from django.urls import reverse
 
 from relay import validation
+from relay.access import UPGRADE_LOST
 from relay.models import Backend, Origin, RefusalRecord, Route
 from relay.routing import snapshot
 from relay.routing.snapshot import Snapshot, normalise_origin
@@ -89,7 +90,9 @@ def mend(
     sentence, links, origin = SENTENCES.get(refusal.code, ""), [], allowable(refusal.origin)
     if origin and is_listed(origin):
         sentence, origin = LISTED, ""
-    if refusal.code == "no_route":
+    if refusal.detail.endswith(UPGRADE_LOST):
+        sentence = "Have the proxy in front pass Upgrade and Connection on, if this was a handshake."
+    elif refusal.code == "no_route":
         known = {"path": refusal.path, "kind": refusal.kind}
         links.append(("Add a route", f"{reverse('admin:relay_route_add')}?{urlencode(known)}"))
     if refusal.code in ABOUT_ROUTE and (route := routes.get((refusal.kind, refusal.route))):
