@@ -310,6 +310,23 @@ def test_a_user_is_disconnected_everywhere(page: Page, gateway: Gateway) -> None
         assert [end_of(each)[0] for each in sockets] == [4403] * 3
 
 
+def test_what_can_be_done_names_it_as_it_is_written(page: Page, gateway: Gateway) -> None:
+    """Below the title, within the window, and no id or path in capitals, which may be another's."""
+    user = "8a6e0804-2bd0-4672-b79d-d97027f9071a-of-a-tenant-with-a-long-name@example.com"
+    with open_sockets(gateway, "/ws", user_id=user):
+        page.goto(f"{LIST}?q={user}")
+        page.locator("#result_list tbody th a").click()
+        button = page.get_by_role("link", name=f"Disconnect user {user}")
+        assert button.inner_text() == f"Disconnect user {user} …"
+        for width in (390, 1280):
+            page.set_viewport_size({"width": width, "height": 800})
+            title, tool = page.locator("#content h2").first.bounding_box(), button.bounding_box()
+            assert title is not None
+            assert tool is not None
+            assert tool["y"] >= title["y"] + title["height"]
+            assert tool["x"] + tool["width"] <= width
+
+
 # Refusals
 
 
