@@ -42,8 +42,11 @@ LONGEST_WAIT = 30.0
 """Seconds that /api/slow waits at most."""
 CLOSING = 5.0
 """Seconds that a client gets to end a socket that has been closed."""
-GONE = (ConnectionError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError)
-"""How a client leaves, or shows that it does not speak HTTP: either way nothing is left to say to it."""
+GONE = (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError)
+"""How a client leaves, or shows that it does not speak HTTP: either way nothing is left to say to it.
+
+OSError itself: who writes the end of a stream to a client that is gone gets ENOTCONN, which has no class of its own.
+"""
 SUBPROTOCOLS = [Subprotocol("demo.v1")]
 
 

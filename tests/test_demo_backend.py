@@ -179,3 +179,14 @@ async def test_a_client_that_vanishes_leaves_nothing_behind(port: int, capfd: py
     async with connect(f"ws://127.0.0.1:{port}/ws/close/1000", proxy=None) as later:
         await later.wait_closed()
     assert "closed with 1006" in capfd.readouterr().err
+
+
+async def test_a_client_that_does_not_wait_for_the_goodbye_is_no_fault(port: int) -> None:
+    """Ending the stream is then ENOTCONN, a plain OSError; `port` fails if it is raised."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    key = b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: " + b"A" * 22 + b"==\r\n"
+    writer.write(b"GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" + key + b"\r\n")
+    await reader.readuntil(b"}}")
+    writer.write(b"\x88\x80\0\0\0\0")
+    writer.close()
+    await writer.wait_closed()
