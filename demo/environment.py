@@ -5,6 +5,8 @@ import secrets
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+PORT = 8000
+"""Of the gateway, unless the variable PORT names another."""
 UNSET = (
     "ALLOWED_ORIGINS",
     "JWT_AUDIENCE",
@@ -23,9 +25,13 @@ UNSET = (
 """Settings that the demo does without; empty wins over an `.env`."""
 
 
-def folder() -> Path:
-    """Return where the demo keeps its database and secrets; removing it starts the demo anew."""
-    data = Path(os.environ.get("DEMO_DATA") or ROOT / "data" / "demo")
+def folder(port: int) -> Path:
+    """Return where the demo on that port keeps its database and secrets; removing it starts the demo anew.
+
+    Each port has its own: two demos of one checkout would rewrite each other's backends.
+    """
+    usual = ROOT / "data" / "demo"
+    data = Path(os.environ.get("DEMO_DATA") or (usual if port == PORT else usual / str(port)))
     data.mkdir(parents=True, exist_ok=True)
     return data
 
@@ -38,9 +44,9 @@ def kept(path: Path, size: int) -> str:
     return path.read_text()
 
 
-def enter() -> Path:
-    """Put the demo's settings into this process's environment; return the demo's folder."""
-    data = folder()
+def enter(port: int) -> Path:
+    """Put the settings of the demo on that port into this process's environment; return its folder."""
+    data = folder(port)
     kept(data / "jwt-secret", 32)
     own = dict.fromkeys(UNSET, "") | {
         "DEBUG": "1",

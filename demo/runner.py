@@ -16,7 +16,7 @@ from pathlib import Path
 from demo import environment
 
 HOST = "127.0.0.1"
-PORTS = (8000, 9000)
+PORTS = (environment.PORT, 9000)
 """Of the gateway and the backend in gateway.toml."""
 PATIENCE = 30.0
 """Seconds that the two get to answer for the first time."""
@@ -28,7 +28,7 @@ def run(port: int) -> int:
     """Prepare and run the demo until a signal; return the exit status. SystemExit: the port is taken."""
     if not is_free(port):
         sys.exit(f"Port {port} is in use: stop what listens there, or take another one: make run PORT={port + 1}")
-    data = environment.enter()
+    data = environment.enter(port)
     with listener(port) as backend_socket:
         backend_port = backend_socket.getsockname()[1]
         password = prepare(data, port, backend_port)
@@ -84,6 +84,7 @@ def banner(port: int, backend_port: int, password: str) -> str:
 
     ada = PEOPLE["ada"]
     url = f"http://{HOST}:{port}"
+    chosen = "" if port == environment.PORT else f"PORT={port} "
     return f"""
   The gateway runs, with a demo backend behind it. Ctrl-C stops both.
 
@@ -96,7 +97,7 @@ def banner(port: int, backend_port: int, password: str) -> str:
 
     TOKEN={token_of(ada, claims_of(ada, TOKEN_LIFETIME))}
     curl -H "Authorization: Bearer $TOKEN" {url}/api/hello
-    {os.path.relpath(sys.executable)} -m demo explain GET /api/hello --token "$TOKEN"
+    {chosen}{os.path.relpath(sys.executable)} -m demo explain GET /api/hello --token "$TOKEN"
 """
 
 
@@ -174,11 +175,11 @@ def status_of(port: int, path: str) -> int:
 
 
 def main() -> None:
-    """`python -m demo` runs the demo; with arguments, manage.py's command in the demo's environment."""
-    if sys.argv[1:]:
-        environment.enter()
-        os.execv(sys.executable, [sys.executable, str(environment.ROOT / "manage.py"), *sys.argv[1:]])  # noqa: S606
-    text = os.environ.get("PORT") or str(PORTS[0])
+    """`python -m demo` runs the demo; with arguments, manage.py's command in the environment of the demo on PORT."""
+    text = os.environ.get("PORT") or str(environment.PORT)
     if not text.isdecimal() or not 0 < int(text) < 65536:
         sys.exit(f"PORT: {text!r} is no port; for example: make run PORT=8001")
+    if sys.argv[1:]:
+        environment.enter(int(text))
+        os.execv(sys.executable, [sys.executable, str(environment.ROOT / "manage.py"), *sys.argv[1:]])  # noqa: S606
     sys.exit(run(int(text)))

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.demo_helpers import ROOT, Demo, environment, free_port, running_demo
+from demo import environment
+from tests import demo_helpers
+from tests.demo_helpers import ROOT, Demo, free_port, running_demo
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -21,7 +23,7 @@ def run(data: Path, port: int | str, *arguments: str) -> subprocess.CompletedPro
     return subprocess.run(
         [sys.executable, "-m", "demo", *arguments],
         cwd=ROOT,
-        env=environment(data, 0) | {"PORT": str(port)},
+        env=demo_helpers.environment(data, 0) | {"PORT": str(port)},
         capture_output=True,
         text=True,
         timeout=60,
@@ -112,6 +114,20 @@ def test_a_port_that_is_none_is_told_in_one_line(tmp_path: Path, port: str) -> N
     assert (done.returncode, done.stderr) == (1, f"PORT: {port!r} is no port; for example: make run PORT=8001\n")
 
 
+def test_each_port_has_data_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two demos of one checkout would rewrite each other's backends."""
+    monkeypatch.delenv("DEMO_DATA", raising=False)
+    monkeypatch.setattr(environment, "ROOT", tmp_path)
+    usual = tmp_path / "data" / "demo"
+    assert [environment.folder(8000), environment.folder(8001)] == [usual, usual / "8001"]
+
+
+def test_the_commands_of_the_banner_are_for_this_port(tmp_path: Path) -> None:
+    """`explain` without PORT would ask another demo's database."""
+    with running_demo(tmp_path) as demo:
+        assert any(line.strip().startswith(f"PORT={demo.port} ") and " explain " in line for line in demo.lines)
+
+
 def test_a_foreign_environment_does_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A shell made for another installation: the demo has its own settings, database and secrets."""
     for name, value in {
@@ -124,6 +140,6 @@ def test_a_foreign_environment_does_not_matter(tmp_path: Path, monkeypatch: pyte
         "JWT_COOKIE": "",
     }.items():
         monkeypatch.setenv(name, value)
-    done = run(tmp_path, 0, "migrate", "--verbosity", "0")
+    done = run(tmp_path, 8000, "migrate", "--verbosity", "0")
     assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / "gateway.sqlite3").exists()
