@@ -278,7 +278,7 @@ def _grant_rows(
         rows += [("note", note) for note in _origin_notes(asked, grant)]
     if who.place != "ticket" and b"ticket=" in asked.scope["query_string"]:
         rows.append(("note", "a ticket is not looked at here: it is good only once"))
-    rows.append(("next", f"python manage.py check_backends {backend.name}   really connects"))
+    rows.append(("next", f"the command check_backends {backend.name} really connects"))
     return rows
 
 

@@ -1,8 +1,12 @@
 """The demo page, in the real browser, on the real gateway: what it shows is what happened."""
 
+import itertools
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 
@@ -10,7 +14,7 @@ import jwt
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
-from tests.demo_helpers import Demo, running_demo
+from tests.demo_helpers import ROOT, Demo, running_demo
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [pytest.mark.timeout(120), pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")]
@@ -165,7 +169,28 @@ def test_the_bare_403_is_explained_and_mended(page: Page) -> None:
 def test_a_refusal_can_be_told_by_a_close_code(page: Page) -> None:
     """`refuse_with = "close"`: the page reads what a status would hide from it."""
     told(page, "Told by a close code")
-    expect(page.locator("#explanation")).to_contain_text("Your page was told: 4502")
+    expect(page.locator("#explanation")).to_have_text(re.compile("Your page was told: 4502, “[^.”]+.”$"))
+
+
+def test_a_socket_that_ends_at_once_keeps_the_lines_about_its_end(page: Page) -> None:
+    """The answer to "what does the log say of the opening?" comes last, and must not be drawn over them."""
+    held: list[Route] = []
+
+    def hold_the_first(route: Route) -> None:
+        if held:
+            route.continue_()
+        else:
+            held.append(route)
+
+    page.route("**/demo/log?*", hold_the_first)
+    told(page, "Told by a close code")
+    expect(page.locator("#gateway .event").last).to_have_text("ws.refused")
+    answers = itertools.count(1)
+    with page.expect_response(lambda answer: "/demo/log?" in answer.url and next(answers) == 5) as last:
+        held[0].fulfill(json={"next": 0, "lines": []})  # it asks four times more
+    last.value.finished()
+    page.evaluate("fetch('/demo/log?after=0').then((answer) => answer.json())")
+    assert page.locator("#gateway .event").all_text_contents()[-1] == "ws.refused"
 
 
 def test_another_sites_page_is_refused(page: Page) -> None:
@@ -173,6 +198,35 @@ def test_another_sites_page_is_refused(page: Page) -> None:
     told(page, "Another site’s page")
     expect(page.locator("#headline")).to_have_text("Refused: origin_not_allowed")
     expect(page.locator("#gateway-body")).to_contain_text("http://stranger.localhost:")
+
+
+def run_shown(page: Page, demo: Demo, name: str) -> str:
+    """Run a command that the page shows, as a shell does; return what it printed."""
+    command = page.locator(f"#{name}").inner_text().replace(".venv/bin/python", sys.executable)
+    environment = os.environ | {"TOKEN": demo.token, "DEMO_DATA": str(demo.data)}
+    done = subprocess.run(
+        ["sh", "-c", command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=30, check=False
+    )
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    ("story", "explained", "repeated"),
+    [
+        ("Another site’s page", "refused: 403 origin_not_allowed", "403 Forbidden"),
+        ("Identity made up", "x-user-id: 1\n", '["x-user-id", "1"]'),
+        ("A forged token", "refused: 403 role_required", "403 Forbidden"),
+        ("A path with two readings", "refused: 400 bad_path", "400 Bad Request"),
+    ],
+)
+def test_the_commands_ask_what_was_asked(page: Page, demo: Demo, story: str, explained: str, repeated: str) -> None:
+    """Copied into a terminal, both give the answer on show (for a forged token: what Ada's own would get)."""
+    told(page, story)
+    expect(page.locator("#stamp")).not_to_have_text("…")
+    assert explained in run_shown(page, demo, "explain")
+    answer = run_shown(page, demo, "repeat")
+    assert repeated in answer
+    assert '"999"' not in answer
 
 
 def test_a_path_with_two_readings_is_refused(page: Page) -> None:
@@ -187,6 +241,7 @@ def test_a_close_of_the_backend_arrives(page: Page) -> None:
     page.select_option("select[name=socket]", "/ws/close/4000?reason=bye")
     page.get_by_role("button", name="Open the WebSocket").click()
     expect(page.locator("#headline")).to_have_text("Closed with 4000, “bye”")
+    expect(page.locator("#gateway-body dl").last).to_contain_text("reasonbye")
 
 
 def test_too_many_messages_are_refused(page: Page) -> None:

@@ -9,6 +9,7 @@ const form = document.getElementById("controls");
 const field = (name) => form.elements[name];
 let current = null; // the socket on show: {socket, token, claims, saw, opened}
 let logged = 0; // the number of the last log line that was read
+let lines = []; // those of them that came since the last request set out
 
 // One request
 
@@ -22,14 +23,14 @@ async function call() {
   try {
     const known = await wire.tokenOf(who);
     const answer = await wire.call({ method, path, token: known?.token, place, pretend });
-    const lines = await log((line) => line.request_id === answer.requestId);
-    showAnswer({ method, path, who, place, pretend, answer, lines });
+    const about = await log((all) => all.filter((line) => line.request_id === answer.requestId));
+    showAnswer({ method, path, answer, about });
   } catch (error) {
     view.verdict("bad", "No answer", "The gateway can’t be reached", `The browser says: ${error.message}.`, "Is it still running?");
   }
 }
 
-function showAnswer({ method, path, answer, lines }) {
+function showAnswer({ method, path, answer, about }) {
   const { status, content } = answer;
   const refusal = REFUSALS[content.code];
   if (refusal) {
@@ -39,7 +40,7 @@ function showAnswer({ method, path, answer, lines }) {
     view.verdict(status < 400 ? "good" : "bad", status, `${method} ${path.split("?")[0]} reached the backend`, told);
   }
   view.browserGot(`${status} ${answer.phrase} in ${answer.milliseconds} ms`, content.saw ? null : content);
-  view.gatewayLogged(lines, !refusal);
+  view.gatewayLogged(about, !refusal);
   view.backendSaw(refusal ? null : (content.saw ?? { path, method }), refusal && content.code);
 }
 
@@ -51,7 +52,7 @@ async function open() {
   const who = field("who").value;
   const place = field("socket-place").value;
   begin({ method: "GET", path, who, place, socket: true });
-  const mine = { saw: null, opened: false };
+  const mine = { saw: null, opened: false, closed: false };
   current = mine;
   try {
     Object.assign(mine, await wire.tokenOf(who));
@@ -62,7 +63,8 @@ async function open() {
     } });
   } catch (error) {
     view.verdict("bad", "No ticket", "The gateway gave no ticket", `The answer was: ${error.message}.`, "A ticket wants a good token.");
-    view.gatewayLogged(await log((line) => line.path === "/gateway/ticket" || line.event === "http.refused"), false);
+    const asked = (line) => line.path === "/gateway/ticket" || line.event === "http.refused";
+    view.gatewayLogged(await log((all) => all.filter(asked)), false);
   }
 }
 
@@ -72,7 +74,8 @@ async function showOpen(mine, socket) {
   view.verdict("good", "101", "The WebSocket is open", "The backend was dialled first and said yes; only then did the gateway.");
   view.browserGot(`101, subprotocol ${socket.protocol || "none"}`);
   view.live(mine.claims);
-  view.gatewayLogged(await log((line) => line.event === "ws.open"), true);
+  const about = await log((all) => all.filter((line) => line.event === "ws.open"));
+  if (current === mine && !mine.closed) view.gatewayLogged(about, true);
 }
 
 function showMessage(mine, data) {
@@ -88,16 +91,17 @@ function showMessage(mine, data) {
 
 async function showClose(mine, { code, reason }) {
   if (current !== mine) return;
+  mine.closed = true;
   view.live(null);
-  const lines = await log((line) => line.event.startsWith("ws.") || line.event === "backend.error");
+  const about = await log(endOfSocket);
   if (current !== mine) return;
-  const refused = lines.find((line) => line.event === "ws.refused");
+  const refused = about.find((line) => line.event === "ws.refused");
   const [what, mend] = REFUSALS[refused?.code] ?? [];
   const words = reason ? `“${reason}”` : "no reason";
   if (refused) {
     const sight = code === 1006
       ? "Your page sees 1006 and no reason: browsers hide the status of a refused handshake."
-      : `Your page was told: ${code}, ${words}.`;
+      : `Your page was told: ${code}, ${words}${reason.endsWith(".") ? "" : "."}`;
     view.verdict("bad", refused.status ?? code, `Refused: ${refused.code}`, `${what} ${sight}`, mend);
     view.browserGot(`closed with ${code}, ${words}`);
     view.backendSaw(null, refused.code);
@@ -106,7 +110,7 @@ async function showClose(mine, { code, reason }) {
     view.verdict(usual ? "good" : "bad", code, `Closed with ${code}, ${words}`, CLOSES[code] ?? "A code of the backend’s own.");
     view.browserGot(`closed with ${code}, ${words}`);
   }
-  view.gatewayLogged(lines, mine.opened);
+  view.gatewayLogged(about, mine.opened && !refused);
 }
 
 function leave() {
@@ -143,35 +147,47 @@ async function strangerOpens(path) {
     return view.verdict("bad", "No frame", "This browser does not load the other site",
       "It has to find stranger.localhost on this machine, as Chrome, Edge and Firefox do.");
   }
-  const lines = await log((line) => line.event.startsWith("ws."));
-  const [what, mend] = REFUSALS[lines.find((line) => line.code)?.code] ?? ["", ""];
-  view.verdict("bad", lines[0]?.status ?? outcome.code, "Refused: origin_not_allowed",
+  const about = await log(endOfSocket);
+  const [what, mend] = REFUSALS[about.find((line) => line.code)?.code] ?? ["", ""];
+  view.verdict("bad", about[0]?.status ?? outcome.code, "Refused: origin_not_allowed",
     `${what} The other page, ${outcome.stranger}, saw ${outcome.code} and no reason.`, mend);
   view.browserGot(`the frame of ${outcome.stranger}: closed with ${outcome.code}`);
-  view.gatewayLogged(lines, false);
+  view.gatewayLogged(about, false);
   view.backendSaw(null, "origin_not_allowed");
 }
 
 // What the log says
 
-/** Return the new lines that are of interest; waits a moment for the first of them. */
-async function log(interesting) {
+/** Return what `choose` takes of the lines since the request set out; waits a moment until it takes some. */
+async function log(choose) {
   let found = [];
   for (const wait of [0, 60, 120, 250, 500]) {
     await new Promise((resolve) => setTimeout(resolve, wait));
-    const { next, lines } = await (await fetch(`/demo/log?after=${logged}`)).json();
-    found = lines.filter(interesting);
-    if (found.length) {
-      logged = next;
-      break;
-    }
+    await readLog();
+    found = choose(lines);
+    if (found.length) break;
   }
   return found;
+}
+
+/** Read on in the log. Two may ask at a time, so what the other has read meanwhile is left out. */
+async function readLog() {
+  const { next, lines: read } = await (await fetch(`/demo/log?after=${logged}`)).json();
+  if (next > logged) lines.push(...read.slice(logged - next));
+  logged = Math.max(logged, next);
+}
+
+/** The lines about the socket that was asked for, once its end is among them; not those of the one before it. */
+function endOfSocket(all) {
+  const first = all.find((line) => line.event === "ws.open" || line.event === "ws.refused");
+  const about = all.filter((line) => line.request_id === first?.request_id);
+  return about.some((line) => line.event === "ws.close" || line.event === "ws.refused") ? about : [];
 }
 
 // The form
 
 function begin(what) {
+  lines = [];
   view.begin(what);
   if (matchMedia("(max-width: 60rem)").matches) document.getElementById("way").scrollIntoView();
 }

@@ -4,8 +4,10 @@ const byId = (id) => document.getElementById(id);
 const PLACES = { header: "Authorization: Bearer …", cookie: "Cookie: auth_token=…", query: "?token=…",
   subprotocol: "Sec-WebSocket-Protocol: demo.v1, bearer.…", ticket: "?ticket=…" };
 const NAMES = { ada: "Ada’s token", grace: "Grace’s token", bo: "Bo’s token", yesterday: "Ada’s old token", eve: "Eve’s forgery" };
-const SHOWN_FIELDS = ["code", "detail", "status", "close_code", "close_reason", "closed_by", "user_id", "route", "backend", "origin",
+const SHOWN_FIELDS = ["code", "detail", "status", "close_code", "reason", "closed_by", "user_id", "route", "backend", "origin",
   "duration_ms"];
+const MADE_UP = ["X-User-ID: 999", "X-User-Role: admin"];
+const DEMO = `${location.port === "8000" ? "" : `PORT=${location.port} `}.venv/bin/python -m demo`;
 let clock = 0;
 
 /** Make an element: `make("p", "class", ...children)`; children are elements or text. */
@@ -16,6 +18,7 @@ function make(name, className, ...children) {
   return element;
 }
 
+const originOf = (stranger) => (stranger ? `http://stranger.localhost:${location.port}` : location.origin);
 const state = (id, value) => { byId(id).dataset.state = value; };
 
 export function verdict(tone, stamp, headline, explanation, mend) {
@@ -32,8 +35,8 @@ export function begin({ method, path, who, place, pretend, socket, stranger }) {
   verdict("wait", "…", socket ? `Opening ${path}` : `${method} ${path}`, "On its way.");
   const sent = [make("p", "wire", `${socket ? "WebSocket" : method} ${path}`)];
   if (NAMES[who]) sent.push(make("p", "wire", make("span", "tag", NAMES[who]), ` ${PLACES[place]}`));
-  if (socket) sent.push(make("p", "wire", `Origin: ${stranger ? `http://stranger.localhost:${location.port}` : location.origin}`));
-  if (pretend) sent.push(make("p", "wire lie", "X-User-ID: 999"), make("p", "wire lie", "X-User-Role: admin"));
+  if (socket) sent.push(make("p", "wire", `Origin: ${originOf(stranger)}`));
+  if (pretend) sent.push(...MADE_UP.map((field) => make("p", "wire lie", field)));
   byId("browser-body").replaceChildren(...sent);
   byId("gateway-body").replaceChildren(make("p", "quiet", "Deciding."));
   byId("backend-body").replaceChildren(make("p", "quiet", "Nothing has arrived yet."));
@@ -42,7 +45,7 @@ export function begin({ method, path, who, place, pretend, socket, stranger }) {
   state("browser", "good");
   state("gateway", "wait");
   state("backend", "idle");
-  commands({ method, path, who, place, socket });
+  commands({ method, path, who, place, pretend, socket, stranger });
 }
 
 export function browserGot(text, content) {
@@ -129,15 +132,16 @@ export function live(claims) {
   clock = setInterval(tick, 1000);
 }
 
-export function commands({ method, path, who, place, socket }) {
+export function commands({ method, path, who, place, pretend, socket, stranger }) {
   const plain = path.split("?")[0];
   const token = who === "nobody" ? "" : ' --token "$TOKEN"';
-  byId("explain").textContent = `.venv/bin/python -m demo explain ${method} '${plain}'` +
-    (socket ? ` --websocket --origin ${location.origin}` : "") + token;
-  const fields = [];
+  const lies = pretend ? MADE_UP : [];
+  byId("explain").textContent = `${DEMO} explain ${method} '${plain}'` +
+    (socket ? ` --websocket --origin ${originOf(stranger)}` : "") + lies.map((field) => ` --header '${field}'`).join("") + token;
+  const fields = lies.map((field) => `-H '${field}'`);
   if (who !== "nobody" && place !== "query") fields.push('-H "Authorization: Bearer $TOKEN"');
   if (socket) {
-    fields.push(`-H 'Origin: ${location.origin}'`, "-H 'Connection: Upgrade'", "-H 'Upgrade: websocket'",
+    fields.push(`-H 'Origin: ${originOf(stranger)}'`, "-H 'Connection: Upgrade'", "-H 'Upgrade: websocket'",
       "-H 'Sec-WebSocket-Version: 13'", "-H 'Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=='");
   } else if (method !== "GET") {
     fields.push(`-X ${method} -d '{"note": "Hello, backend"}'`);
