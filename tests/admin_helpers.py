@@ -38,6 +38,14 @@ def messages(response: Any) -> list[str]:
     return [str(message) for message in response.context["messages"]]
 
 
+def posted_again(page: str) -> dict[str, list[str]]:
+    """What the form of a page that asks posts once it is agreed to."""
+    again: dict[str, list[str]] = {}
+    for name, value in re.findall(r'<input type="hidden" name="([^"]+)" value="([^"]*)">', page):
+        again.setdefault(unescape(name), []).append(unescape(value))
+    return again
+
+
 def log() -> list[tuple[int, str, str]]:
     """What the admin's log says, oldest first."""
     return [(e.action_flag, e.object_repr, e.get_change_message()) for e in LogEntry.objects.order_by("pk")]

@@ -11,12 +11,9 @@ from django.contrib.admin.models import ADDITION, CHANGE, DELETION, LogEntry
 from django.contrib.auth.models import Permission, User
 from django.test import Client
 
-from relay.identity.model import fingerprint
 from relay.models import Backend, Origin, Revision, Revocation, Route
 
 pytestmark = pytest.mark.django_db
-
-TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJ1c2VyX2lkIjoxfQ.c2lnbmF0dXJl"
 
 BACKEND = {
     "name": "main",
@@ -290,61 +287,3 @@ def test_the_admin_is_named_for_what_it_is(admin: Client) -> None:
     page = admin.get("/admin/").content.decode()
     assert "Django administration" not in page
     assert re.search(r"<title>[^<]*Gateway", page)
-
-
-# Revocations
-
-
-@pytest.mark.parametrize(
-    ("written", "kept"),
-    [
-        pytest.param(TOKEN, fingerprint(TOKEN), id="a token"),
-        pytest.param(f" Bearer {TOKEN} ", fingerprint(TOKEN), id="a token with its scheme"),
-        pytest.param("AB" * 32, "ab" * 32, id="a fingerprint"),
-    ],
-)
-def test_a_token_is_revoked_by_its_fingerprint(admin: Client, written: str, kept: str) -> None:
-    """Neither the database, nor the log, nor any page holds the token."""
-    before = Revision.current().revocations
-    data = {"kind": "token", "value": written, "note": "stolen"}
-    page = admin.post("/admin/relay/revocation/add/", data, follow=True).content.decode()
-    row = Revocation.objects.get()
-    assert (row.value, row.note, row.expires_at) == (kept, "stolen", None)
-    assert Revision.current().revocations > before
-    assert log() == [(ADDITION, f"token {kept[:12]}…", "Added.")]
-    page += admin.get(f"/admin/relay/revocation/{row.pk}/change/").content.decode()
-    assert TOKEN not in page + str(log())
-
-
-@pytest.mark.parametrize(
-    ("kind", "value", "said"),
-    [
-        pytest.param("jti", TOKEN, "choose the kind token", id="a token as a jti"),
-        pytest.param("user", TOKEN, "choose the kind token", id="a token as a user"),
-        pytest.param("token", TOKEN + ".x", "this is no token", id="a token with something behind it"),
-        pytest.param("token", "hello", "this is no token", id="something else"),
-        pytest.param("user", "x" * 600, "at most 500 characters", id="too long"),
-        pytest.param("user", " ", "required", id="nothing"),
-    ],
-)
-def test_a_value_that_is_refused_is_not_shown_again(admin: Client, kind: str, value: str, said: str) -> None:
-    """It may be a token: the page comes back with an empty field."""
-    response = admin.post("/admin/relay/revocation/add/", {"kind": kind, "value": value})
-    errors = field_errors(response)
-    assert list(errors) == ["value"]
-    assert said in errors["value"][0]
-    assert not value.strip() or f'"{value}"' not in response.content.decode()
-    assert TOKEN not in response.content.decode()
-    assert not Revocation.objects.exists()
-
-
-def test_revocations_are_added_and_looked_at_only(admin: Client) -> None:
-    """What was revoked stays revoked: processes have acted on it."""
-    row = Revocation.objects.create(kind="user", value="42")
-    url = f"/admin/relay/revocation/{row.pk}"
-    assert "42" in admin.get(f"{url}/change/").content.decode()
-    assert admin.post(f"{url}/change/", {"kind": "user", "value": "43"}).status_code == 403
-    assert admin.post(f"{url}/delete/", {"post": "yes"}).status_code == 403
-    row.refresh_from_db()
-    assert row.value == "42"
-    assert b"delete_selected" not in admin.get("/admin/relay/revocation/").content

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
-from html import unescape
 from typing import Any
 
 import pytest
@@ -15,7 +14,7 @@ from django.test import Client
 from relay.admin import preview
 from relay.fleet.connections import look
 from relay.models import Backend, Origin, Process, Revision, Route
-from tests.admin_helpers import log, messages, staff, text
+from tests.admin_helpers import log, messages, posted_again, staff, text
 from tests.fleet_helpers import connection, process
 
 pytestmark = pytest.mark.django_db
@@ -144,11 +143,7 @@ def test_whoever_agrees_gets_what_was_asked_for(admin: Client, case: str) -> Non
     url, data = CLOSING[case][0]()
     before = state()
     page = admin.post(url, data).content.decode()
-    hidden = re.findall(r'<input type="hidden" name="([^"]+)" value="([^"]*)">', page)
-    again: dict[str, list[str]] = {}
-    for name, value in hidden:
-        again.setdefault(unescape(name), []).append(unescape(value))
-    response = admin.post(url, again)
+    response = admin.post(url, posted_again(page))
     assert response.status_code == 302
     assert Revision.current().config > before[3]
     assert {flag for flag, _, _ in log()} <= {CHANGE, DELETION}

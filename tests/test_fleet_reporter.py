@@ -233,6 +233,7 @@ def test_connections_are_listed_on_demand(running: Reporter) -> None:
     row = LiveConnection.objects.get(pk=first.id)
     assert (row.user_id, row.roles, row.origin, row.route) == ("1", ["user", "admin"], first.origin, "/ws")
     assert (row.backend, row.url, row.client) == ("main", "http://127.0.0.1:9000", "127.0.0.1")
+    assert (row.fingerprint, row.jti) == (ada.fingerprint, ada.jti)
     assert (row.opened_at.timestamp(), row.messages_to_client, row.bytes_to_backend) == (1.5, 3, 9)
     running.list_connections(5, [first])
     until(lambda: Process.objects.filter(pk=running.id, watched=5))

@@ -75,19 +75,33 @@ class PreviewedAdmin(ModelAdmin):
         return self._ask(request, closing, seen)
 
     def _ask(self, request: HttpRequest, closing: list[Listed], seen: Look) -> HttpResponse:
+        number = len(closing)
         context = {
             **self.admin_site.each_context(request),
-            "title": f"This closes {count(len(closing), 'live socket')}",
+            "title": f"This closes {count(number, 'live socket')}",
             "opts": self.opts,
-            "closing": closing,
-            "routes": by_route(closing),
-            "silent": seen.silent,
-            "unlisted": seen.unlisted,
-            # Its form has a token of its own.
-            "posted": [(k, v) for k, values in request.POST.lists() for v in values if k != "csrfmiddlewaretoken"],
-            "agreed": AGREED,
+            "say": "Nothing is changed yet. These live sockets have no place in the new configuration: their clients "
+            "get close code 1012 within a second, and come back by themselves where they can. Nobody else is touched.",
+            "go": f"Go on, and close {count(number, 'socket')}",
+            "posted": posted(request),
         }
-        return TemplateResponse(request, "admin/relay/closing.html", context)
+        return ask_first(request, context, closing, seen)
+
+
+def posted(request: HttpRequest) -> list[tuple[str, str]]:
+    """What has to be posted once more; the form that does it has a token of its own."""
+    return [(k, v) for k, values in request.POST.lists() for v in values if k != "csrfmiddlewaretoken"]
+
+
+def ask_first(request: HttpRequest, context: dict[str, Any], closing: list[Listed], seen: Look) -> HttpResponse:
+    """A page that says which sockets will close, and posts the same again if that is agreed to.
+
+    Args:
+        context: ``title``, what to ``say``, ``posted``, and ``go``: the words of the button.
+    """
+    routes = by_route(closing)
+    told = {"routes": routes, "silent": seen.silent, "unlisted": seen.unlisted, "agreed": AGREED}
+    return TemplateResponse(request, "admin/relay/closing.html", context | told)
 
 
 def _closing() -> list[Listed]:

@@ -1,16 +1,25 @@
-"""Revocations in the admin: added and looked at, never changed or taken back."""
+"""Revocations in the admin: added and looked at, never changed or taken back.
+
+So the form asks before it adds one, with the live sockets that it closes: a slip of the pen is seen there.
+"""
 
 from __future__ import annotations
 
 import re
+import time
 from typing import TYPE_CHECKING, Any
 
 from django import forms
 from django.contrib import admin
-from django.http import HttpRequest
+from django.core.exceptions import PermissionDenied
+from django.http import HttpRequest, HttpResponse
 
+from relay.admin.preview import AGREED, ask_first, count, posted
+from relay.fleet.connections import Listed, listed, look
 from relay.identity.model import fingerprint
+from relay.identity.revocation import revokes
 from relay.models import Revocation
+from relay.routing.watch import RevocationEntry
 
 if TYPE_CHECKING:  # generic for type checkers only
     ModelAdmin = admin.ModelAdmin[Revocation]
@@ -50,6 +59,13 @@ class RevocationForm(ModelForm):
         return cleaned
 
 
+WHAT = {
+    Revocation.Kind.TOKEN: "One token, by its fingerprint",
+    Revocation.Kind.JTI: "The token with this jti",
+    Revocation.Kind.USER: "Every token of this user issued up to now",
+}
+
+
 @admin.register(Revocation)
 class RevocationAdmin(ModelAdmin):
     form = RevocationForm
@@ -69,7 +85,55 @@ class RevocationAdmin(ModelAdmin):
     def has_delete_permission(self, request: HttpRequest, obj: Revocation | None = None) -> bool:
         return False
 
+    def changeform_view(
+        self,
+        request: HttpRequest,
+        object_id: str | None = None,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> HttpResponse:
+        """Ask first: what is added stays, in every process."""
+        if request.method == "POST" and object_id is None and AGREED not in request.POST:
+            if not self.has_add_permission(request):
+                raise PermissionDenied
+            form = self.get_form(request)(request.POST)
+            if form.is_valid():
+                return self._ask(request, form.instance)
+        return super().changeform_view(request, object_id, form_url, extra_context)
+
+    def _ask(self, request: HttpRequest, revocation: Revocation) -> HttpResponse:
+        seen = look()
+        closing = ended_by(revocation)
+        again = dict(posted(request)) | {"value": revocation.value}  # of a token, the fingerprint
+        closes = count(len(closing), "live socket")
+        nobody = "" if closing else " No live socket is concerned: is it written as in the token?"
+        context = {
+            **self.admin_site.each_context(request),
+            "title": f"Revoke {self._named(revocation)}? This closes {closes}",
+            "opts": self.opts,
+            "say": f"Nothing is revoked yet. {WHAT[Revocation.Kind(revocation.kind)]} will be refused, and live "
+            f"sockets close with 4401, within a second and for good: this can't be taken back. "
+            f"Whoever logs in again gets in with the new token.{nobody}",
+            "go": f"Revoke, and close {count(len(closing), 'socket')}" if closing else "Revoke",
+            "posted": list(again.items()),
+        }
+        return ask_first(request, context, closing, seen)
+
+    def save_model(self, request: HttpRequest, obj: Revocation, form: ModelForm, change: bool) -> None:
+        closing = count(len(ended_by(obj)), "live socket")
+        super().save_model(request, obj, form, change)
+        self.message_user(request, f"In force within a second; {closing} told to go.")
+
+    def _named(self, revocation: Revocation) -> str:
+        return f"{revocation.kind} {self.shown(revocation)}"
+
     @admin.display(description="value", ordering="value")
     def shown(self, revocation: Revocation) -> str:
         is_token = revocation.kind == Revocation.Kind.TOKEN
         return f"fingerprint {revocation.value[:16]}…" if is_token else revocation.value
+
+
+def ended_by(revocation: Revocation) -> list[Listed]:
+    """The listed sockets that a revocation ends."""
+    entry = RevocationEntry(revocation.kind, revocation.value, time.time(), None)
+    return [socket for socket in listed() if revokes(entry, socket.identity)]

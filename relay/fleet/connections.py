@@ -38,7 +38,7 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A listed socket as `relay.routing.endings` judges one."""
+    """A listed socket as `relay.routing.endings` and `relay.identity.revocation` judge one."""
 
     row: LiveConnection
     identity: Identity | None
@@ -52,7 +52,9 @@ class Listed:
         roles, url = tuple(row.roles), Url.parse(row.url)
         return cls(
             row,
-            Identity(row.user_id, row.email, ",".join(roles), roles, 0, None, "", "") if row.user_id else None,
+            Identity(row.user_id, row.email, ",".join(roles), roles, 0, None, row.jti, row.fingerprint)
+            if row.user_id
+            else None,
             Route(row.route, "websocket", row.backend, upstream_path=row.upstream_path),
             Backend(row.backend, (url,)),
             url,

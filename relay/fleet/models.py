@@ -122,6 +122,10 @@ class LiveConnection(models.Model):
     backend = models.CharField(max_length=64)
     url = models.TextField(help_text="The one of the backend's that it is connected to.")
     upstream_path = models.CharField(max_length=500, blank=True, help_text="Of its route, when it was opened.")
+    fingerprint = models.CharField(
+        max_length=64, blank=True, default="", db_default="", help_text="Of its token, which a revocation may name."
+    )
+    jti = models.TextField(blank=True, default="", db_default="", help_text="Likewise.")
     opened_at = models.DateTimeField()
     expires_at = models.DateTimeField("token's end", null=True, blank=True)
     messages_to_backend = models.PositiveBigIntegerField()

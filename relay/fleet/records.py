@@ -113,6 +113,8 @@ def connection(socket: LiveSocket, process: UUID, clean: Clean) -> LiveConnectio
         backend=socket.backend.name,
         url=socket.url.text,
         upstream_path=socket.route.upstream_path,
+        fingerprint=identity.fingerprint if identity else "",
+        jti=clean(identity.jti, _LONGEST) if identity else "",
         opened_at=datetime.fromtimestamp(socket.opened_at, UTC),
         expires_at=_moment(identity.expires_at) if identity else None,
         **{name: getattr(socket, name) for name in LiveConnection.COUNTERS},
