@@ -27,6 +27,9 @@ class Command(BaseCommand):
 
     def handle(self, *, file: str, dry_run: bool, prune: bool, **options: Any) -> None:
         document = toml.parse(_read(file))
+        if prune and not document.problems and not any(document.rows()):
+            sentence = "there is nothing in it, and --prune would remove everything; nothing was changed"
+            raise CommandError(f"{file}: {sentence}. Did the command that writes it fail?")
         try:
             found = changes.apply(document, prune=prune, dry_run=dry_run)
         except toml.TomlError as exc:
