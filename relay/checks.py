@@ -12,6 +12,7 @@ relay.W007  a backend's certificate is not looked at
 relay.W008  stock Daphne serves; see `under_stock_daphne`
 relay.W009  ``MAIN_SERVICE_URL`` or ``ALLOWED_ORIGINS`` says what the database does not: they are for the first start
 relay.W010  a wildcard origin covers sites of other people
+relay.W011  two routes match the same paths: one of them is never reached
 ==========  ============================================================================================================
 """
 
@@ -27,6 +28,7 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 
 from relay.models import Backend, Counted, Origin, Route
+from relay.routing import paths
 from relay.validation import ANY_ORIGIN, lines
 
 SHORTEST_SECRET = 32  # bytes, as long as the hash of HS256 (RFC 7518 §3.2)
@@ -108,6 +110,7 @@ def configuration(databases: Sequence[str] | None = None, **kwargs: Any) -> list
     return [
         *_unusable(chain[Counted](backends, routes, origins)),
         *not_meant(chain[Counted](backends, routes, origins)),
+        *_twins(routes),
         *(_first_start_only(backends, origins) if backends else ()),
     ]
 
@@ -155,6 +158,16 @@ def _unreachable(route: Route) -> Iterator[CheckMessage]:
     if route.kind == Route.Kind.HTTP and any(f"{route.path}/".startswith(f"{own}/") for own in OWN_PATHS):
         sentence = f"{route.label} lies under a path of the gateway's own, and may never be reached"
         yield Warning(sentence, hint="take another path, and upstream_path for what the backend sees", id="relay.W006")
+
+
+def _twins(routes: Iterable[Route]) -> Iterator[CheckMessage]:
+    """Written by other means, or before it was refused."""
+    known: dict[tuple[str, ...], Route] = {}
+    for route in routes:
+        other = known.setdefault((paths.shape(route.path), route.kind, route.methods), route)
+        if other is not route:
+            sentence = f"{route.label} and {other.label} match the same paths: one of them is never reached"
+            yield Warning(sentence, hint="leave one", id="relay.W011")
 
 
 def _unverified(backend: Backend) -> Iterator[CheckMessage]:

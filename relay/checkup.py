@@ -7,7 +7,6 @@ health path by the poll, each WebSocket route by a whole opening handshake, whic
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +23,7 @@ from relay.entry import Arrival
 from relay.forwarding import Forwarding
 from relay.identity.model import NOBODY, Identification
 from relay.refusals import BackendError, BackendRefused
+from relay.routing import paths
 from relay.routing.snapshot import Backend, Route, Snapshot, Url
 from relay.typing import Scope
 from relay.websocket import upstream
@@ -41,8 +41,6 @@ MOST_ORIGINS = 20
 
 SAMPLES = {"int": "1", "slug": "check", "path": "check", "uuid": "00000000-0000-4000-8000-000000000000"}
 """What stands for a ``<placeholder>`` of a route's path, by its converter; ``check`` for others."""
-
-_PLACEHOLDER = re.compile(r"<(?:(\w+):)?\w+>")
 
 _NOT_ORIGIN = "it refuses without Origin, with those of the list and with its own: its own log should say why"
 
@@ -238,7 +236,7 @@ class _Visit:
 
 def sample(path: str) -> str:
     """A path that a route matches: its own, with samples for the placeholders."""
-    return _PLACEHOLDER.sub(lambda found: SAMPLES.get(found[1] or "str", "check"), path)
+    return paths.PLACEHOLDER.sub(lambda found: SAMPLES.get(found[1] or "str", "check"), path)
 
 
 def _handshake_scope(path: str, headers: Iterable[tuple[bytes, bytes]]) -> tuple[Scope, Arrival]:

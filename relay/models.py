@@ -17,6 +17,7 @@ from django.utils import timezone
 from relay import validation
 from relay.fleet.models import LiveConnection, LoginAttempt, Process, RefusalRecord, Sample
 from relay.revision import Counted, Revision
+from relay.routing import paths
 
 __all__ = [
     "Backend",
@@ -233,12 +234,18 @@ class Route(Counted):
             raise ValidationError(errors)
 
     def validate_constraints(self, exclude: Collection[str] | None = None) -> None:
-        """Say at a field which route is in the way, where Django would only say that a constraint is violated."""
-        try:
-            super().validate_constraints(exclude)
-        except ValidationError as exc:
-            sentence = f"there is a route {self} already; change that one, or take another path or other methods"
-            raise ValidationError({"path": sentence}) from exc
+        """Say at a field which route is in the way: one with the same key, or with other names in its placeholders.
+
+        Raises:
+            ValidationError: At the path.
+        """
+        judged = {"path", "kind", "methods"}.isdisjoint(exclude or ())
+        others = Route.objects.filter(kind=self.kind, methods=self.methods).exclude(pk=self.pk)
+        for other in others if judged else ():
+            if paths.shape(other.path) == paths.shape(self.path):
+                there = f"there is a route {other} already" + ("" if other.path == self.path else ", of the same paths")
+                raise ValidationError({"path": f"{there}; change that one, or take another path or other methods"})
+        super().validate_constraints(exclude)
 
     @property
     def label(self) -> str:

@@ -115,6 +115,7 @@ def test_a_backend_that_can_not_be_used_is_refused_at_the_field(
     [
         pytest.param({"path": "api"}, "path", "must begin with a slash", id="a path"),
         pytest.param({"path": "/taken"}, "path", "there is a route http /taken already", id="a route that is there"),
+        pytest.param({"path": "/r/<x>"}, "path", "/r/<id> already, of the same paths", id="another placeholder's name"),
         pytest.param({"methods": "TRACE"}, "methods", "never relayed", id="a method"),
         pytest.param({"access": "roles"}, "roles", "at least one role", id="no roles"),
         pytest.param({"roles": "a"}, "roles", "no effect with access authenticated", id="roles for nothing"),
@@ -131,6 +132,7 @@ def test_a_route_that_can_not_be_used_is_refused_at_the_field(
     admin: Client, main: Backend, changed: dict[str, str], field: str, said: str, inline: bool
 ) -> None:
     """The same on the route's page and on its backend's."""
+    Route.objects.create(path="/r/<id>", backend=main)
     Route.objects.create(path="/taken", backend=main)
     if inline:
         other = Backend.objects.create(name="other", urls="http://h")
@@ -144,7 +146,7 @@ def test_a_route_that_can_not_be_used_is_refused_at_the_field(
         errors = field_errors(admin.post("/admin/relay/route/add/", {**ROUTE, "backend": main.pk, **changed}))
     assert list(errors) == [field]
     assert said in errors[field][0]
-    assert Route.objects.count() == 1
+    assert Route.objects.count() == 2
 
 
 @pytest.mark.parametrize(

@@ -114,6 +114,20 @@ def test_a_configuration_that_may_not_be_meant(rows: dict[str, dict[str, Any]], 
 
 
 @pytest.mark.django_db
+def test_routes_that_match_the_same_paths_are_told() -> None:
+    """Whatever their placeholders are called; another converter or method makes another route."""
+    backend = Backend.objects.create(name="main", urls="http://h")
+    for path in ("/a/<int:id>/", "/a/<slug:id>/", "/b"):
+        Route.objects.create(path=path, backend=backend)
+    Route.objects.create(path="/a/<int:pk>/", backend=backend, methods="GET")
+    assert checks.configuration(["default"]) == []
+    Route.objects.create(path="/a/<int:pk>/", backend=backend)
+    (message,) = checks.configuration(["default"])
+    assert message.id == "relay.W011"
+    assert '"/a/<int:id>/" match the same paths' in message.msg
+
+
+@pytest.mark.django_db
 @pytest.mark.parametrize(
     ("variables", "said"),
     [

@@ -105,6 +105,17 @@ def test_a_row_is_set_as_a_whole(apply: Any) -> None:
     ]
 
 
+def test_the_name_of_a_placeholder_makes_no_other_route(apply: Any) -> None:
+    """Two routes that match the same paths would hide one another: a new name is a change, two are one too many."""
+    old = FILE.replace("/api/", "/api/<int:id>/")
+    new = FILE.replace("/api/", "/api/<int:pk>/")
+    apply(old)
+    shown = apply(new)
+    assert '~ route http "/api/<int:pk>/"\n    path: "/api/<int:id>/" -> "/api/<int:pk>/"\n1 changed\n' in shown
+    twice = new + '[[route]]\npath = "/api/<int:x>/"\nkind = "http"\nbackend = "main"\n'
+    assert refused(apply, twice)[1] == 'route http "/api/<int:x>/": it is there twice; leave one'
+
+
 def test_a_dry_run_shows_and_changes_nothing(apply: Any) -> None:
     """The same difference, and a last line that says so."""
     shown = apply(FILE, "--dry-run")

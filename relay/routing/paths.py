@@ -11,6 +11,9 @@ import re
 from collections.abc import Iterable
 from urllib.parse import unquote, unquote_to_bytes
 
+PLACEHOLDER = re.compile(r"<(?:(?P<converter>[^>:]+):)?(?P<name>[^>]+)>")
+"""In a route's path, as Django writes it."""
+
 LONGEST = 8192
 """Bytes of a path that has to be read in several ways; by default nginx takes no longer one at all."""
 
@@ -23,6 +26,11 @@ _PARAMETERS = re.compile(r";[^/]*")
 _SLASHES = re.compile(r"/{2,}")
 _AUTHORITY = re.compile(r"\A//+[^/]*")
 _TAIL = re.compile(r"[?#].*", re.DOTALL)
+
+
+def shape(path: str) -> str:
+    """A route's path without the names of its placeholders: two routes of one shape match the same paths."""
+    return PLACEHOLDER.sub(lambda found: f"<{found[1] or 'str'}>", path)
 
 
 def decode(raw: bytes) -> str:

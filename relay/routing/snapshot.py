@@ -27,7 +27,6 @@ _CONVERTERS = MappingProxyType(
         "uuid": re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"),
     }
 )
-_CONVERTER = re.compile(r"<(?:(?P<converter>[^>:]+):)?(?P<name>[^>]+)>")
 _UNITS = MappingProxyType({"s": 1.0, "m": 60.0, "h": 3600.0})
 _VISIBLE = re.compile(r"[!-\[\]-~]*")
 _RATE = re.compile(r"(\d{1,9})/([smh])(?:;burst=(\d{1,9}))?")
@@ -248,7 +247,7 @@ def compile_path(path: str) -> Pattern:
     Raises:
         ValueError: The path names a converter that Django does not know, or a name twice.
     """
-    literal, *rest = _CONVERTER.split(path.removesuffix("/"))
+    literal, *rest = paths.PLACEHOLDER.split(path.removesuffix("/"))
     parts: list[str | re.Pattern[str]] = []
     names: set[str] = set()
     for kind, name, behind in zip(rest[0::3], rest[1::3], rest[2::3], strict=True):
@@ -284,7 +283,7 @@ def _specificity(route: Route) -> tuple[object, ...]:
     return (
         route.is_prefix,
         -len(segments),
-        [_CONVERTER.search(s) is not None for s in segments],
+        [paths.PLACEHOLDER.search(s) is not None for s in segments],
         not route.methods,
         "HEAD" not in route.methods,
         route.path,
@@ -307,7 +306,7 @@ class _Index:
         patterns: list[_Compiled] = []
         for rank, route in enumerate(sorted(routes, key=_specificity)):
             compiled = _Compiled(route, rank, compile_path(route.path))
-            if _CONVERTER.search(route.path):
+            if paths.PLACEHOLDER.search(route.path):
                 patterns.append(compiled)
             else:
                 table, key = (prefixes, route.path[:-1]) if route.is_prefix else (exact, route.path)

@@ -18,6 +18,7 @@ from django.db import models
 
 from relay import validation
 from relay.models import Backend, Counted, Origin, Route
+from relay.routing import paths
 
 Table = dict[str, Any]
 """One row as TOML has it: strings, numbers, booleans and lists of strings, by key."""
@@ -200,9 +201,12 @@ def _suggestion(name: str, known: Iterable[str]) -> str:
 
 
 def key(row: Counted) -> tuple[str, ...]:
-    """What makes a row the same row in the file and in the database; the first part is never empty in a valid one."""
+    """What makes a row the same row in the file and in the database; the first part is never empty in a valid one.
+
+    Of a route's path the names of the placeholders don't count: they match the same paths.
+    """
     if isinstance(row, Route):
-        return row.path, row.kind, row.methods
+        return paths.shape(row.path), row.kind, row.methods
     return (str(row),)
 
 
