@@ -27,6 +27,7 @@ from django import db
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 
+from relay.database import is_unmigrated
 from relay.models import Backend, Counted, Origin, Route
 from relay.routing import paths
 from relay.validation import ANY_ORIGIN, lines
@@ -100,13 +101,19 @@ def origins_without_backend(**kwargs: Any) -> list[CheckMessage]:
 
 @register(Tags.database)
 def configuration(databases: Sequence[str] | None = None, **kwargs: Any) -> list[CheckMessage]:
-    """What the database holds; nothing is said about one that is not there or not migrated yet."""
+    """What the database holds; nothing is said about one that is not migrated yet.
+
+    Raises:
+        django.db.Error: It can't be read: a check that can't be made is not passed. ``manage.py`` says it in one line.
+    """
     if not databases:
         return []
     try:
         backends, routes, origins = list(Backend.objects.all()), list(Route.objects.all()), list(Origin.objects.all())
-    except db.Error:
-        return []
+    except db.Error as exc:
+        if is_unmigrated(exc):
+            return []
+        raise
     return [
         *_unusable(chain[Counted](backends, routes, origins)),
         *not_meant(chain[Counted](backends, routes, origins)),

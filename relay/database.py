@@ -1,12 +1,64 @@
-"""The database connection of a thread that lives as long as the process does: the watcher's, the reporter's."""
+"""The database: what is wrong with it, and the connection of a thread that lives as long as the process does."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from contextlib import suppress
 
 from django import db
 from django.db import connection
+
+_MISSING = ("no such table", "no such column", "has no column named")
+"""How SQLite says it."""
+
+_MISSING_STATES = ("42P01", "42703")
+"""PostgreSQL's undefined_table and undefined_column."""
+
+
+def place() -> str:
+    """Where the database is, without a password."""
+    settings = connection.settings_dict
+    if connection.vendor == "sqlite":
+        return str(settings["NAME"])
+    host, port = settings.get("HOST") or "localhost", settings.get("PORT")
+    return f"{settings['NAME']} at {host}{f':{port}' if port else ''}"
+
+
+def is_unmigrated(exc: db.Error) -> bool:
+    """Whether it is there, but its tables are not, or not yet as they are now."""
+    said = str(exc)
+    return any(words in said for words in _MISSING) or _fact(exc, "sqlstate") in _MISSING_STATES
+
+
+def trouble(exc: db.Error) -> str:
+    """What is wrong, and what mends it, in one line: PostgreSQL's own words come in several."""
+    said = " ".join(str(exc).split())
+    if is_unmigrated(exc):
+        return f"the database {place()}: {said}; if it is new or older than this program, run: python manage.py migrate"
+    lite = _fact(exc, "sqlite_errorname")
+    if lite.startswith("SQLITE_CANTOPEN"):
+        return f"DATABASE_URL: {place()} can't be opened; is it a file, and may this user write to its directory?"
+    if lite.startswith("SQLITE_READONLY"):
+        return f"DATABASE_URL: {place()}: {said}; this user has to write to the file and its directory"
+    if lite.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
+        return f"DATABASE_URL: {place()}: {said}; name another file, or restore this one from a backup"
+    if lite.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        return f"the database {place()}: {said}; another process writes to it: wait, and try again"
+    if isinstance(exc, db.OperationalError) and connection.vendor != "sqlite" and not _fact(exc, "sqlstate"):
+        return f"DATABASE_URL: the database can't be reached: {said}"
+    return f"the database {place()}: {said}"
+
+
+def _fact(exc: BaseException, name: str) -> str:
+    """What a driver's exception says of itself; Django's own is raised from it."""
+    return next((str(getattr(cause, name)) for cause in _chain(exc) if getattr(cause, name, None)), "")
+
+
+def _chain(exc: BaseException | None) -> Iterator[BaseException]:
+    while exc is not None:
+        yield exc
+        exc = exc.__cause__
 
 
 class SameFile:

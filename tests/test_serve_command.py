@@ -135,7 +135,8 @@ def test_an_unmigrated_database(tmp_path: Path) -> None:
     """The command that mends it is named."""
     done = served.Site(tmp_path).command("serve", "-p", "0")
     assert done.returncode == 1
-    assert "migrations are missing in the database; run: python manage.py migrate" in done.stderr
+    database = tmp_path / "gateway.sqlite3"
+    assert f"migrations are missing in the database {database}; run: python manage.py migrate" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 

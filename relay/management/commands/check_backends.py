@@ -10,6 +10,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from relay import checkup
+from relay.database import trouble
 from relay.explain import question
 from relay.forwarding import Forwarding
 from relay.management.asking import identify, own_host
@@ -35,7 +36,7 @@ class Command(BaseCommand):
         except InvalidConfiguration as exc:
             raise CommandError(f"the configuration can't be used\n{exc}") from exc
         except db.Error as exc:
-            raise CommandError(f"the database: {exc}; if it is new, run: python manage.py migrate") from exc
+            raise CommandError(trouble(exc)) from exc
         known = sorted(snapshot.backends)
         if not known:
             raise CommandError("there is no backend; add one in the admin, or run: python manage.py import_config FILE")

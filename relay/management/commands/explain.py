@@ -10,6 +10,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.urls import resolve
 
+from relay.database import trouble
 from relay.explain import Question, explain, question
 from relay.forwarding import Forwarding
 from relay.gateway import DJANGO
@@ -54,7 +55,7 @@ class Command(BaseCommand):
         except InvalidConfiguration as exc:
             raise CommandError(f"the configuration can't be used\n{exc}") from exc
         except db.Error as exc:
-            raise CommandError(f"the database: {exc}; if it is new, run: python manage.py migrate") from exc
+            raise CommandError(trouble(exc)) from exc
         rules = Forwarding(settings.RELAY.jwt_cookie, settings.RELAY.jwt_query_param)
         self.stdout.write(explain(asked, snapshot, who, rules, time.time(), own=_is_own(asked)))
 

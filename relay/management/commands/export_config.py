@@ -7,6 +7,7 @@ from typing import Any
 from django import db
 from django.core.management.base import BaseCommand, CommandError
 
+from relay.database import trouble
 from relay.models import Backend, Origin, Route
 from relay.routing import toml
 
@@ -20,6 +21,5 @@ class Command(BaseCommand):
             routes = [(route, route.backend.name) for route in Route.objects.select_related("backend")]
             text = toml.render(Backend.objects.all(), routes, Origin.objects.all())
         except db.Error as exc:
-            cause = " ".join(str(exc).split())  # PostgreSQL's come in several lines
-            raise CommandError(f"the database: {cause}; if it is new, run: python manage.py migrate") from exc
+            raise CommandError(trouble(exc)) from exc
         self.stdout.write(text, ending="")

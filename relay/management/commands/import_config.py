@@ -10,6 +10,7 @@ from django import db
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from relay import checks
+from relay.database import trouble
 from relay.routing import changes, toml
 
 
@@ -38,8 +39,7 @@ class Command(BaseCommand):
                 f"{file}: {count} problem{'s' if count > 1 else ''}, nothing was changed\n{exc}"
             ) from None
         except db.Error as exc:
-            cause = " ".join(str(exc).split())  # PostgreSQL's come in several lines
-            raise CommandError(f"the database: {cause}; if it is new, run: python manage.py migrate") from exc
+            raise CommandError(trouble(exc)) from exc
         for change in found:
             self.stdout.write(str(change))
         self.stdout.write(_summary(found, dry_run))

@@ -14,6 +14,7 @@ from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from gatewaysite.env import RelaySettings
+from relay.database import trouble
 from relay.identity import revocation
 from relay.identity.claims import Claims
 from relay.identity.errors import TokenError
@@ -96,8 +97,7 @@ def _record(entry: RevocationEntry, note: str) -> None:
     except ValidationError as exc:
         raise CommandError("\n".join(f"{name}: {' '.join(said)}" for name, said in exc.message_dict.items())) from exc
     except db.Error as exc:
-        cause = " ".join(str(exc).split())
-        raise CommandError(f"the database: {cause}; if it is new, run: python manage.py migrate") from exc
+        raise CommandError(trouble(exc)) from exc
 
 
 def _text(moment: float) -> str:

@@ -22,7 +22,7 @@ from django.db import Error as DatabaseError
 from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
 
-from relay import __version__
+from relay import __version__, database
 from relay.checks import line
 from relay.live import lines, log, metrics
 from relay.server import workers as supervision
@@ -104,12 +104,12 @@ class Command(BaseCommand):
             missing = executor.migration_plan(executor.loader.graph.leaf_nodes())
             problems = [] if missing else checks.run_checks(databases=["default"])
         except DatabaseError as exc:
-            reason = " ".join(str(exc).split())
-            raise CommandError(f"DATABASE_URL: the database can't be reached: {reason}") from None
+            raise CommandError(database.trouble(exc)) from None
         finally:
             connection.close()
         if missing:
-            raise CommandError(f"{len(missing)} migrations are missing in the database; run: {_manage()} migrate")
+            there = f"{len(missing)} migrations are missing in the database {database.place()}"
+            raise CommandError(f"{there}; run: {_manage()} migrate")
         for problem in problems:
             if not problem.is_serious():
                 logger.warning("%s", line(problem))
