@@ -67,6 +67,7 @@ AUTH_PASSWORD_VALIDATORS = [
 
 LANGUAGE_CODE = "en"
 TIME_ZONE = "UTC"
+FORMAT_MODULE_PATH = ["gatewaysite.formats"]
 USE_TZ = True
 STATIC_URL = "/gateway/static/"  # below the gateway's own paths: /static/ is the backends'
 # The admin's files are served from where they are installed: nothing to collect, in a checkout as in an image.

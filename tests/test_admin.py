@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import asdict
 from html import unescape
 from typing import Any
 
@@ -10,8 +11,12 @@ import pytest
 from django.contrib.admin.models import ADDITION, CHANGE, DELETION, LogEntry
 from django.contrib.auth.models import Permission, User
 from django.test import Client
+from django.utils import timezone
 
-from relay.models import Backend, Origin, Revision, Revocation, Route
+from relay.backends.connector import UrlHealth
+from relay.models import Backend, Origin, RefusalRecord, Revision, Revocation, Route
+from tests.admin_helpers import text
+from tests.fleet_helpers import IDLE, process
 
 pytestmark = pytest.mark.django_db
 
@@ -266,6 +271,43 @@ def test_a_list_costs_the_same_with_many_rows(admin: Client, django_assert_max_n
     few = [queries(url) for url in urls]
     fill(2, 12)
     assert all(many <= before for many, before in zip(map(queries, urls), few, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("urls", "said"),
+    [
+        pytest.param([], "not known yet", id="nobody has told"),
+        pytest.param([UrlHealth("http://127.0.0.1:9000", True, 0, "")], "up", id="up"),
+        pytest.param(
+            [UrlHealth("http://127.0.0.1:9000", False, 0, "/up answered 500")],
+            "down http://127.0.0.1:9000: /up answered 500",
+            id="down",
+        ),
+    ],
+)
+def test_the_list_of_backends_shows_their_health(
+    admin: Client, main: Backend, urls: list[UrlHealth], said: str
+) -> None:
+    """As the processes see it now; one that is to be switched off or mended is found without a second page."""
+    Backend.objects.update(health_path="/up")
+    told = {"main": {"answers": [], "urls": [asdict(url) for url in urls]}} if urls else {}
+    process(figures={**IDLE, "backends": told})
+    assert f"main {said} http://127.0.0.1:9000" in text(admin.get("/admin/relay/backend/"))
+
+
+def test_failures_show_whatever_the_health_path_answers(admin: Client, main: Backend) -> None:
+    """Those of the last minute."""
+    RefusalRecord.objects.create(
+        at=timezone.now(), process="p", kind="http", code="backend_timeout", backend="main", detail="took 5 s"
+    )
+    assert "failing 1 failed in the last minute: took 5 s" in text(admin.get("/admin/relay/backend/"))
+
+
+def test_times_are_told_with_their_zone(admin: Client, main: Backend) -> None:
+    """In Django's own pages too, in the order of the log's."""
+    admin.post(f"/admin/relay/backend/{main.pk}/change/", {**BACKEND, "connect_timeout": "6"})
+    history = text(admin.get(f"/admin/relay/backend/{main.pk}/history/"))
+    assert re.search(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC", history)
 
 
 def test_lists_show_what_matters(admin: Client, main: Backend) -> None:

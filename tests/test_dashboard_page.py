@@ -215,6 +215,8 @@ def test_a_backend_that_fails_is_what_one_sees_first(page: Page, gateway: Gatewa
     expect(page.locator("#problems")).to_contain_text("connection refused 127.0.0.1:9")
     expect(page.locator(".gw-verdict")).to_have_attribute("data-state", "bad")
     expect(page.locator("#refusals tbody")).to_contain_text("backend_unreachable")
+    about = f"/admin/relay/backend/{gateway.primary_key('relay_backend', 'name = ' + repr('down'))}/change/"
+    expect(page.locator("#problems").get_by_role("link", name="backend down failed")).to_have_attribute("href", about)
     page.locator("#refusals").get_by_role("link", name="backend_unreachable").click()
     expect(page.locator("#result_list")).to_contain_text("connection refused 127.0.0.1:9")
 
@@ -439,9 +441,9 @@ def test_the_policy_blocks_nothing(page: Page, path: str) -> None:
     page.locator(".theme-toggle").first.click()
 
 
-@pytest.mark.parametrize("path", ["/admin/", LIST, REFUSALS])
+@pytest.mark.parametrize("path", ["/admin/", LIST, REFUSALS, "/admin/relay/backend/", "/admin/relay/route/"])
 def test_nothing_is_wider_than_the_window(page: Page, gateway: Gateway, path: str) -> None:
-    """A phone scrolls in one direction."""
+    """A phone scrolls in one direction, and no column is hidden at its edge or at a desk's."""
     refused(gateway, "https://a-rather-long-name-of-an-origin.which-nobody.knows.example:8443")
     with open_sockets(gateway, "/ws"):
         page.goto(path)
@@ -449,6 +451,11 @@ def test_nothing_is_wider_than_the_window(page: Page, gateway: Gateway, path: st
         for width in (320, 390, 768, 1280):
             page.set_viewport_size({"width": width, "height": 800})
             assert page.evaluate("document.documentElement.scrollWidth") <= width
+            if width != 768:
+                hidden = (
+                    "[...document.querySelectorAll('.results')].filter((e) => e.scrollWidth > e.clientWidth).length"
+                )
+                assert page.evaluate(hidden) == 0
 
 
 @pytest.mark.parametrize("path", ["/admin/", LIST, REFUSALS, "/admin/relay/backend/1/change/", "/admin/relay/process/"])

@@ -232,6 +232,12 @@ async def test_a_101_that_is_not_valid(answer: bytes, why: str) -> None:
             id="403",
         ),
         pytest.param(
+            b"HTTP/1.1 403 Forbidden\r\nContent-Length: 11\r\n\r\nForbidden\r\n",
+            403,
+            ["answered 403 'Forbidden'; it may be checking Origin"],
+            id="403 that says it twice",
+        ),
+        pytest.param(
             b"HTTP/1.1 426 Upgrade Required\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nContent-Length: 0\r\n\r\n",
             426,
             ["426 'Upgrade Required'"],

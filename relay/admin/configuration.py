@@ -5,20 +5,25 @@ What would close live sockets is asked about first (`relay.admin.preview`).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from django import forms
 from django.contrib import admin, messages
+from django.contrib.admin.views.main import ChangeList
 from django.db import models
 from django.db.models import Count, QuerySet
 from django.http import HttpRequest
 from django.template.response import TemplateResponse
 from django.urls import reverse
-from django.utils.html import format_html
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString
 
 from relay import validation
 from relay.admin import checking
 from relay.admin.preview import PreviewedAdmin
+from relay.fleet import overview
 from relay.models import Backend, Counted, Origin, Revision, Route
 from relay.routing.loader import InvalidConfiguration
 
@@ -76,9 +81,33 @@ class RouteInline(StackedInline):
     classes = ("collapse",)
 
 
+HEALTH: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        "up": ("up", "good"),
+        "partly": ("partly up", "warn"),
+        "down": ("down", "bad"),
+        "unasked": ("not asked", ""),
+        "unknown": ("not known yet", ""),
+        "disabled": ("disabled", ""),
+    }
+)
+"""A state of `relay.fleet.overview` in words and as a colour, as on the dashboard."""
+
+
+class BackendList(ChangeList):
+    """A page of backends, each as the processes see it now."""
+
+    def get_results(self, request: HttpRequest) -> None:
+        super().get_results(request)
+        seen = {backend["id"]: backend for backend in overview.backends()}
+        self.result_list = list(self.result_list)
+        for row in self.result_list:
+            row.seen = seen[row.pk]
+
+
 @admin.register(Backend)
 class BackendAdmin(SwitchedAdmin):
-    list_display = ("name", "listens_at", "leads_here", "enabled", "health_path")
+    list_display = ("name", "health", "listens_at", "leads_here", "enabled", "health_path")
     list_filter = ("enabled", "tls_verify", "forward_token")
     search_fields = ("name", "urls")
     inlines = (RouteInline,)
@@ -96,6 +125,21 @@ class BackendAdmin(SwitchedAdmin):
     def get_queryset(self, request: HttpRequest) -> Rows:
         rows: Rows = super().get_queryset(request).annotate(route_count=Count("routes"))
         return rows
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+        return BackendList
+
+    @admin.display(description="health")
+    def health(self, backend: Any) -> SafeString:
+        """What the dashboard says of it: failures of the last minute count, whatever the health path answers."""
+        seen = backend.seen
+        failing = seen["failures"] and seen["state"] != "down"
+        words, tone = ("failing", "bad") if failing else HEALTH[seen["state"]]
+        causes = [(f"{url['url']}: {url['cause']}",) for url in seen["urls"] if url["up"] < url["seen"]]
+        if seen["failures"]:
+            causes.append((f"{seen['failures']} failed in the last minute: {seen['failure']}",))
+        lines = format_html_join("", '<span class="gw-line quiet">{}</span>', causes)
+        return format_html('<span class="gw-state {}">{}</span>{}', tone, words, lines)
 
     @admin.action(permissions=["change"], description="Check: can they be reached, and do they take sockets?")
     def check_backends(self, request: HttpRequest, queryset: Rows) -> TemplateResponse | None:

@@ -13,7 +13,9 @@ from django import forms
 from django.contrib import admin
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
+from django.utils.safestring import SafeString
 
+from relay.admin.observed import moment
 from relay.admin.preview import AGREED, ask_first, count, posted
 from relay.fleet.connections import Listed, listed, look
 from relay.identity.model import fingerprint
@@ -69,15 +71,18 @@ WHAT = {
 @admin.register(Revocation)
 class RevocationAdmin(ModelAdmin):
     form = RevocationForm
-    list_display = ("kind", "shown", "revoked_at", "expires_at", "note")
+    list_display = ("kind", "shown", "revoked", "expires", "note")
     list_filter = ("kind", "revoked_at")
     search_fields = ("value", "note")
     date_hierarchy = "revoked_at"
     list_per_page = 100
 
     def get_fields(self, request: HttpRequest, obj: Revocation | None = None) -> tuple[str, ...]:
-        when = () if obj is None else ("revoked_at", "expires_at")
+        when = () if obj is None else ("revoked", "expires")
         return ("kind", "value", *when, "note")
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Revocation | None = None) -> tuple[str, ...]:
+        return () if obj is None else ("revoked", "expires")
 
     def has_change_permission(self, request: HttpRequest, obj: Revocation | None = None) -> bool:
         return False
@@ -123,6 +128,14 @@ class RevocationAdmin(ModelAdmin):
         closing = count(len(ended_by(obj)), "live socket")
         super().save_model(request, obj, form, change)
         self.message_user(request, f"In force within a second; {closing} told to go.")
+
+    @admin.display(description="revoked", ordering="revoked_at")
+    def revoked(self, revocation: Revocation) -> SafeString | str:
+        return moment(revocation.revoked_at)
+
+    @admin.display(description="expires", ordering="expires_at")
+    def expires(self, revocation: Revocation) -> SafeString | str:
+        return moment(revocation.expires_at)
 
     def _named(self, revocation: Revocation) -> str:
         return f"{revocation.kind} {self.shown(revocation)}"

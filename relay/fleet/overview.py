@@ -59,6 +59,11 @@ def overview(since: int = 0) -> Json:
     }
 
 
+def backends() -> list[Json]:
+    """Each configured backend, as all living processes together see it."""
+    return _backends([row.figures for row in Process.objects.living() if row.figures])
+
+
 # Processes
 
 
@@ -168,20 +173,27 @@ def _answers(seen: Iterable[BackendFigures]) -> list[int]:
 # What an operator should look at first
 
 
-def _problems(processes: Sequence[Json], backends: Sequence[Json]) -> Iterator[str]:
+def _problems(processes: Sequence[Json], backends: Sequence[Json]) -> Iterator[Json]:
+    """Sentences, and which backend they are about; of the others, the processes tell more."""
     if all(process["state"] == "gone" for process in processes):
-        yield "no process of the gateway has been heard of lately; its log says why"
+        yield _problem("no process of the gateway has been heard of lately; its log says why")
     for process in processes:
+        name, silence = process["name"], process["silence"]
         if process["state"] == "gone":
-            yield f"process {process['name']} was last heard of {process['silence']:.0f} s ago, and did not say goodbye"
+            yield _problem(f"process {name} was last heard of {silence:.0f} s ago, and did not say goodbye")
         elif process["config_error"] or process["config_age"] > STALE_AFTER:
             reason = process["config_error"] or "database unreachable"
-            yield f"process {process['name']} has a configuration that is {process['config_age']:.0f} s old: {reason}"
+            yield _problem(f"process {name} has a configuration that is {process['config_age']:.0f} s old: {reason}")
     for backend in backends:
-        yield from _backend_problems(backend)
+        for text in _backend_problems(backend):
+            yield _problem(text, backend["id"])
     versions = sorted({process["version"] for process in processes if process["state"] != "gone"})
     if len(versions) > 1:
-        yield f"processes run different versions: {', '.join(versions)}"
+        yield _problem(f"processes run different versions: {', '.join(versions)}")
+
+
+def _problem(text: str, backend: int | None = None) -> Json:
+    return {"text": text, "backend": backend}
 
 
 def _backend_problems(backend: Json) -> Iterator[str]:
@@ -189,8 +201,9 @@ def _backend_problems(backend: Json) -> Iterator[str]:
         if url["up"] < url["seen"]:
             where = f" for {url['seen'] - url['up']} of {url['seen']} processes" if url["up"] else ""
             yield f"backend {backend['name']}: {url['url']} is out{where}: {url['cause']}"
-    if backend["failures"]:
-        yield f"backend {backend['name']} failed {backend['failures']} times in the last minute: {backend['failure']}"
+    if failures := backend["failures"]:
+        times = "once" if failures == 1 else f"{failures} times"
+        yield f"backend {backend['name']} failed {times} in the last minute: {backend['failure']}"
 
 
 # Curves

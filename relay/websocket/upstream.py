@@ -108,7 +108,9 @@ class _Answer(asyncio.Protocol):
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(BODY_TIMEOUT):
                 await self.end
-        said = f"{opening.excerpt(self.reason)}: {opening.excerpt(self.body)}"
+        said, body = opening.excerpt(self.reason), self.body.strip()
+        if body and body != self.reason:
+            said += f": {opening.excerpt(body)}"
         if self.status in (401, 403):
             rule = opening.grant.backend.websocket_origin
             origin = opening.origin.decode("latin-1") if opening.origin else f"none ({rule})"

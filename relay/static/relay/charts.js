@@ -6,17 +6,27 @@ const HOUR = 3600;
 const SLOT = 10;
 const LATE = 4; // seconds until every process has told of a slot: before, its sum would dip
 const ROW = 300; // seconds of a row of the table
+const MINUTE = 60;
 
-/** Series by curve: a name, the class that has the colour, and the value of a sample. */
+/**
+ * Series by curve: a name, the class that has the colour, and the value of a sample; what is rare is added up over a
+ * minute, so that it is the number that the figures above the curves tell.
+ */
 const CURVES = {
   sockets: [{ name: "live", value: (sample) => sample.sockets }],
   requests: [{ name: "requests", value: (sample) => sample.requests / SLOT }],
   messages: [{ name: "messages", value: (sample) => sample.messages / SLOT }],
   refusals: [
-    { name: "refusals", value: (sample) => sum(Object.values(sample.refusals)) * 6 },
-    { name: "errors", label: "5xx", value: (sample) => sample.errors * 6 },
+    { name: "refusals", minutely: true, value: (sample) => sum(Object.values(sample.refusals)) },
+    { name: "errors", label: "5xx", minutely: true, value: (sample) => sample.errors },
   ],
 };
+
+/** What came in the minute up to the end of a slot; of the first minute on show, too little is known. */
+function minute(at, begin, one) {
+  if (at + SLOT - MINUTE < begin) return null;
+  return sum(Array.from({ length: MINUTE / SLOT }, (_, n) => one(at - n * SLOT) ?? 0));
+}
 
 const sum = (values) => values.reduce((total, value) => total + value, 0);
 
@@ -115,7 +125,10 @@ class Chart {
     this.end = end;
     this.slots = slots;
     // A slot without a sample is a gap: no process was there.
-    this.values = this.series.map(({ value }) => slots.map((at) => (samples.has(at) ? value(samples.get(at)) : null)));
+    this.values = this.series.map(({ value, minutely }) => {
+      const one = (at) => (samples.has(at) ? value(samples.get(at)) : null);
+      return slots.map((at) => (minutely && samples.has(at) ? minute(at, begin, one) : one(at)));
+    });
     this.uplot.setData([slots, ...this.values]);
     this.read();
     this.tabulate();

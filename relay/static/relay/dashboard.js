@@ -83,8 +83,14 @@ function verdict(state, text, problems) {
   document.querySelector(".gw-verdict").dataset.state = state;
   setText(document.getElementById("verdict"), text);
   const list = document.getElementById("problems");
-  if ([...list.children].map((item) => item.textContent).join("\n") !== problems.join("\n"))
-    list.replaceChildren(...problems.map((problem) => make("li", {}, problem)));
+  if ([...list.children].map((item) => item.textContent).join("\n") !== problems.map(({ text }) => text).join("\n"))
+    list.replaceChildren(...problems.map((problem) => make("li", {}, link(place(problem), problem.text))));
+}
+
+/** Where there is more about a problem. */
+function place({ backend }) {
+  if (backend === null) return addresses.processes;
+  return addresses.backends && `${addresses.backends}${backend}/change/`;
 }
 
 function setText(element, text) {

@@ -1,5 +1,6 @@
 /* A list of the admin that updates by itself, unless somebody is just about to do something with it. */
 
+import { name } from "./cards.js";
 import { clock } from "./format.js";
 
 const PERIOD = 1000; // ms, or five times as long as an answer takes
@@ -10,7 +11,6 @@ const state = document.getElementById("live-state");
 if (form && wanted) follow();
 
 async function follow() {
-  name(form);
   form.addEventListener("click", count);
   form.addEventListener("change", count);
   for (;;) {
@@ -84,15 +84,6 @@ function count(event) {
   const chosen = boxes.filter((box) => box.checked).length;
   counter.textContent = `${chosen} of ${counter.dataset.actionsIcnt} selected`;
   form.querySelector("#action-toggle").checked = chosen === boxes.length && chosen > 0;
-}
-
-/** On a phone a row is a card without a head: each value says what it is. */
-function name(list) {
-  const heads = [...list.querySelectorAll("#result_list thead th")].map((head) => head.textContent.trim());
-  for (const row of list.querySelectorAll("#result_list tbody tr"))
-    [...row.children].forEach((cell, n) => {
-      if (cell.localName === "td" && !cell.classList.contains("action-checkbox")) cell.dataset.name = heads[n];
-    });
 }
 
 function pause(milliseconds) {
