@@ -2,12 +2,23 @@
 """Django's command line: ``python manage.py help``."""
 
 import os
+import signal
 import sys
+from types import FrameType
 
 from django.core.exceptions import ImproperlyConfigured
 
 
+def end(number: int, frame: FrameType | None) -> None:
+    """What SIGTERM does to any other process."""
+    sys.exit(128 + number)
+
+
 def main() -> None:
+    if os.getpid() == 1:
+        # A container's first process gets only the signals that it asks for: one that is stopped while it starts, or
+        # migrates, would hear nothing, and be killed 10 s later. (`serve` asks for them itself once it serves.)
+        signal.signal(signal.SIGTERM, end)
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "gatewaysite.settings")
     from django import db
     from django.core.management import execute_from_command_line

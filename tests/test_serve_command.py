@@ -9,6 +9,7 @@ import re
 import shlex
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -19,6 +20,7 @@ from django.core.management.base import CommandError
 
 from relay.management.commands.serve import Command
 from tests import served
+from tests.fleet_helpers import until
 
 
 def get(port: int, path: str, headers: dict[str, str] | None = None) -> tuple[int, Any]:
@@ -162,6 +164,27 @@ def test_a_bad_setting(site: served.Site, name: str, value: str) -> None:
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"{name}: ")
     assert done.returncode == 1
+
+
+def catches(pid: int, number: signal.Signals) -> bool:
+    """A process has a handler for a signal."""
+    (mask,) = re.findall(r"^SigCgt:\s+(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.M)
+    return bool(int(mask, 16) >> (number - 1) & 1)
+
+
+def test_a_container_that_is_stopped_while_it_starts(site: served.Site) -> None:
+    """Its first process is process 1, and the kernel gives that one no signal that it has not asked for."""
+    command = [sys.executable, str(served.ROOT / "manage.py"), "import_config", "-"]  # which waits for its input
+    namespace = ["unshare", "--map-root-user", "--pid", "--fork"]
+    if subprocess.run([*namespace, "true"], capture_output=True).returncode:
+        pytest.skip("this machine makes no namespaces")
+    with subprocess.Popen([*namespace, *command], env=site.environment, stdin=subprocess.PIPE) as outer:
+        children = Path(f"/proc/{outer.pid}/task/{outer.pid}/children")
+        until(children.read_text)
+        first = int(children.read_text())
+        until(lambda: catches(first, signal.SIGTERM))
+        os.kill(first, signal.SIGTERM)
+        assert outer.wait(20) == 128 + signal.SIGTERM
 
 
 def test_workers_without_a_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
