@@ -60,6 +60,7 @@ PAGES = (
     "/admin/",
     LIST,
     REFUSALS,
+    f"{REFUSALS}explain/",
     "/admin/relay/backend/",
     "/admin/relay/backend/1/change/",
     "/admin/relay/route/add/",

@@ -16,7 +16,7 @@ FLOORS = (
     ("gatewaysite", "relay.server"),
     ("relay.gateway",),
     ("relay.runtime",),
-    ("relay.admin", "relay.checkup", "relay.explain", "relay.checks", "relay.apps"),
+    ("relay.admin", "relay.asking", "relay.checkup", "relay.explain", "relay.checks", "relay.apps"),
     ("relay.websocket", "relay.http", "relay.pages", "relay.fleet"),
     ("relay.forwarding", "relay.access"),
     ("relay.entry", "relay.identity"),

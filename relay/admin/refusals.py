@@ -18,6 +18,7 @@ from django.utils.safestring import SafeString
 
 from relay import validation
 from relay.access import origin_refused
+from relay.admin import explaining
 from relay.admin.mends import allowable, known_backends, known_routes, mend, origins_in_force
 from relay.admin.observed import ObservedAdmin, moment
 from relay.fleet.reporter import REFUSALS_KEPT
@@ -34,12 +35,18 @@ class RefusalList(ChangeList):
 
 
 def explained(refusals: Iterable[Any], request: HttpRequest) -> list[Any]:
-    """Refusals with their ``mend``, and ``allow``: where the user may put the origin on the list, empty if nowhere."""
+    """Refusals with their ``mend``, and two addresses, empty where the user has no business there.
+
+    ``allow`` puts the origin on the list, ``explain`` asks what would become of the request now.
+    """
     routes, backends, origins = known_routes(), known_backends(), origins_in_force()
+    may_explain = explaining.may(request)
     may_add, here = request.user.has_perm("relay.add_origin"), request.get_full_path()
     rows = list(refusals)
     for row in rows:
-        row.mend, row.allow = mend(row, routes, backends, origins.allows), ""
+        row.mend, row.allow, row.explain = mend(row, routes, backends, origins.allows), "", ""
+        if may_explain and row.path:
+            row.explain = f"{reverse('admin:relay_refusalrecord_explain')}?{urlencode({'refusal': row.pk})}"
         if may_add and row.mend.origin:
             ask = reverse("admin:relay_refusalrecord_allow")
             row.allow = f"{ask}?{urlencode({'refusal': row.pk, 'next': here})}"
@@ -84,10 +91,12 @@ class RefusalAdmin(ObservedAdmin):
 
     def get_urls(self) -> list[URLPattern]:
         allow = path("allow/", self.admin_site.admin_view(self.allow), name="relay_refusalrecord_allow")
-        return [allow, *super().get_urls()]
+        explain = path("explain/", self.admin_site.admin_view(explaining.view), name="relay_refusalrecord_explain")
+        return [allow, explain, *super().get_urls()]
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
-        return super().changelist_view(request, {**(extra_context or {}), "kept": REFUSALS_KEPT})
+        told = {"kept": REFUSALS_KEPT, "may_explain": explaining.may(request)}
+        return super().changelist_view(request, {**(extra_context or {}), **told})
 
     # Columns
 
@@ -111,7 +120,8 @@ class RefusalAdmin(ObservedAdmin):
     def why(self, refusal: Any) -> SafeString:
         found = refusal.mend
         detail = refusal.detail or (KINDS[refusal.code].sentence if refusal.code in KINDS else "")
-        links = format_html_join(" ", '<a href="{1}">{0}</a>', found.links)
+        explain = (("Explain", refusal.explain),) if refusal.explain else ()
+        links = format_html_join(" ", '<a href="{1}">{0}</a>', (*found.links, *explain))
         button: SafeString | str = ""
         if refusal.allow:
             button = format_html('<a class="gw-button" href="{}">Allow {} …</a>', refusal.allow, found.origin)

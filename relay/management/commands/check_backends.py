@@ -10,10 +10,10 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from relay import checkup
+from relay.asking import identify, own_host
 from relay.database import trouble
 from relay.explain import question
 from relay.forwarding import Forwarding
-from relay.management.asking import identify, own_host
 from relay.routing.loader import InvalidConfiguration, load_snapshot
 from relay.routing.snapshot import Snapshot
 

@@ -8,14 +8,11 @@ from typing import Any
 from django import db
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.urls import resolve
 
+from relay.asking import identify, is_own, own_host
 from relay.database import trouble
-from relay.explain import Question, explain, question
+from relay.explain import explain, question
 from relay.forwarding import Forwarding
-from relay.gateway import DJANGO
-from relay.http.views import relay
-from relay.management.asking import identify, own_host
 from relay.routing.loader import InvalidConfiguration, load_snapshot
 
 
@@ -57,10 +54,4 @@ class Command(BaseCommand):
         except db.Error as exc:
             raise CommandError(trouble(exc)) from exc
         rules = Forwarding(settings.RELAY.jwt_cookie, settings.RELAY.jwt_query_param)
-        self.stdout.write(explain(asked, snapshot, who, rules, time.time(), own=_is_own(asked)))
-
-
-def _is_own(asked: Question) -> bool:
-    """Whether the gateway answers by a page of its own, before any route is looked at."""
-    path: str = asked.scope["path"]
-    return asked.ask.kind == "http" and (path.startswith(DJANGO) or resolve(path).func is not relay)
+        self.stdout.write(explain(asked, snapshot, who, rules, time.time(), own=is_own(asked)))

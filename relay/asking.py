@@ -1,4 +1,4 @@
-"""Who a command's request comes from: by the settings' keys, and the revocations in the database."""
+"""Who a request that nobody sent comes from, by the settings' keys and the revocations in the database; and to whom."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import asyncio
 
 from django.conf import settings
 from django.db.models import Q
+from django.urls import resolve
 from django.utils import timezone
 
+from relay.explain import Question
+from relay.http.views import relay
 from relay.identity.middleware import Examiner
 from relay.identity.model import Identification
 from relay.identity.places import Places
@@ -38,3 +41,8 @@ def identify(scope: Scope) -> Identification:
 def own_host() -> str:
     """A name that this gateway answers to."""
     return next((host.removeprefix(".") for host in settings.ALLOWED_HOSTS if "*" not in host), "localhost")
+
+
+def is_own(asked: Question) -> bool:
+    """Whether the gateway answers by a page of its own, before any route is looked at."""
+    return asked.ask.kind == "http" and resolve(asked.scope["path"]).func is not relay

@@ -1,0 +1,88 @@
+"""``explain`` as a page: what would become of a request, by the configuration and revocations of now. Nothing is sent.
+
+What is asked is posted, so that a token never stands in an address, a log or the browser's history. It is used, and
+neither kept nor shown again.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from django.conf import settings
+from django.contrib import admin
+from django.core.exceptions import PermissionDenied
+from django.http import HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
+from django.views.decorators.debug import sensitive_post_parameters
+
+from relay import asking
+from relay.explain import METHODS, explain, question
+from relay.forwarding import Forwarding
+from relay.live.masking import Masker
+from relay.models import RefusalRecord
+from relay.routing.loader import InvalidConfiguration, load_snapshot
+
+WEBSOCKET = "WebSocket"
+"""Chosen in place of a method."""
+
+
+def may(request: HttpRequest) -> bool:
+    """The answer names routes and backends, so it is for those who may see them."""
+    return bool(request.user.has_perms(("relay.view_route", "relay.view_backend")))
+
+
+@sensitive_post_parameters("token")
+def view(request: HttpRequest) -> HttpResponse:
+    """The form, filled in with a refusal's request where one is named; on POST, the answer above it."""
+    if not may(request):
+        raise PermissionDenied
+    asked = _posted(request) if request.method == "POST" else _refused(request)
+    rules = Forwarding(settings.RELAY.jwt_cookie, settings.RELAY.jwt_query_param)
+    masker = Masker((rules.cookie, rules.query_param))
+    context: dict[str, Any] = {
+        **admin.site.each_context(request),
+        "title": "Explain a request",
+        "opts": RefusalRecord._meta,
+        "choices": (WEBSOCKET, *METHODS),
+        # Somebody may have put a token into the path.
+        "asked": {"method": asked["method"], "path": masker.text(asked["path"]), "origin": asked["origin"]},
+    }
+    if request.method == "POST":
+        try:
+            context["answer"] = _answer(asked, request.get_host(), rules)
+        except InvalidConfiguration as exc:
+            context["problem"] = f"The configuration can't be used: {'; '.join(exc.problems)}"
+        except ValueError as exc:
+            context["problem"] = masker.text(str(exc))
+    return TemplateResponse(request, "admin/relay/explain.html", context)
+
+
+def _posted(request: HttpRequest) -> dict[str, str]:
+    return {name: request.POST.get(name, "").strip() for name in ("method", "path", "origin", "token")}
+
+
+def _refused(request: HttpRequest) -> dict[str, str]:
+    """A refusal's request, as far as it is kept: without query and token."""
+    key, found = request.GET.get("refusal", ""), None
+    if key.isascii() and key.isdigit() and len(key) < 19 and request.user.has_perm("relay.view_refusalrecord"):
+        found = RefusalRecord.objects.filter(pk=key).first()
+    if found is None:
+        return {"method": "GET", "path": "/", "origin": ""}
+    method = WEBSOCKET if found.kind == RefusalRecord.Kind.WEBSOCKET else found.method
+    return {"method": method, "path": found.path, "origin": found.origin}
+
+
+def _answer(asked: dict[str, str], host: str, rules: Forwarding) -> str:
+    """Raises ValueError (what was typed can't be sent so), InvalidConfiguration, django.db.Error."""
+    websocket = asked["method"] == WEBSOCKET
+    typed = question(
+        "GET" if websocket else asked["method"],
+        asked["path"],
+        websocket=websocket,
+        origin=asked["origin"] or None,
+        token=asked["token"] or None,
+        host=host,
+    )
+    snapshot, who = load_snapshot(), asking.identify(typed.scope)
+    return explain(typed, snapshot, who, rules, time.time(), own=asking.is_own(typed))
