@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import ssl
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
@@ -18,6 +19,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidHandshake, InvalidStatus
 
 from tests import served, servers, stack
+from tests.http_helpers import self_signed
 from tests.server_helpers import until
 from tests.stack import Answer, bearer, closed, read_answer
 
@@ -262,6 +264,42 @@ async def test_a_refused_handshake(front: Front) -> None:
         await front.websocket(additional_headers={})
     assert refused.value.response.status_code == 401
     assert json.loads(refused.value.response.body)["code"] == "no_token"
+
+
+class Encrypted(Front):
+    """A balancer that ends TLS, with a certificate of ours."""
+
+    def __init__(self, port: int, certificate: Path) -> None:
+        super().__init__(port)
+        self._context = ssl.create_default_context(cafile=certificate)
+
+    async def raw(self, data: bytes, head_only: bool = False) -> Answer:
+        encrypted = {"ssl": self._context, "server_hostname": "gateway.test"}
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port, local_addr=(CLIENT, 0), **encrypted)
+        try:
+            writer.write(data)
+            async with asyncio.timeout(30):
+                return await read_answer(reader, head_only)
+        finally:
+            writer.close()
+
+
+@pytest.fixture
+def encrypted(site: Site, tmp_path: Path) -> Iterator[Encrypted]:
+    """HAProxy, with its variable of several words as the guide for compose.yaml has it."""
+    port, certificate = served.free_port(), self_signed(tmp_path, "gateway.test")
+    environment = {"LISTEN": f"127.0.0.1:{port} ssl crt {certificate} alpn http/1.1"}
+    environment |= {f"NODE{i}": f"127.0.0.1:{node.port}" for i, node in enumerate(site.nodes, 1)}
+    text = example("haproxy.cfg", {"/run/haproxy/admin.sock mode 660": f"{tmp_path}/admin"})
+    with servers.running(servers.HAProxy(tmp_path, port, text, environment)):
+        yield Encrypted(port, certificate)
+
+
+async def test_tls(encrypted: Encrypted, backend: stack.BackendServer) -> None:
+    """The scheme that the backend is told is the client's, whatever the client says."""
+    answer = await encrypted.request("/api/x", headers=bearer() | SPOOFED | {"X-Forwarded-Proto": "http"})
+    assert answer.status == 200
+    assert backend.last.get("x-forwarded-proto") == "https"
 
 
 class Traffic:
