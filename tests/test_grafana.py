@@ -3,39 +3,19 @@
 from __future__ import annotations
 
 import json
-import re
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
-from relay.live.metrics import Metrics
+from tests.promql import asked_for, assert_exported, exported
 
 DASHBOARD: dict[str, Any] = json.loads(
     (Path(__file__).resolve().parent.parent / "docs/grafana.json").read_text(encoding="utf-8")
 )
 PANELS: list[dict[str, Any]] = DASHBOARD["panels"]
 QUERIES: list[str] = [target["expr"] for panel in PANELS for target in panel.get("targets", ())]
-SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
-
-_TEXT = re.compile(r'"(?:\\.|[^"\\])*"')
-_NO_METRICS = re.compile(r"\{[^}]*\}|\[[^\]]*\]|\b(?:by|without|on|ignoring)\s*\([^)]*\)|\b(?:and|or|unless|bool)\b")
-_NAME = re.compile(r"[a-zA-Z_:][\w:]*\b(?!\s*\()")
-
-
-def exported() -> dict[str, set[str]]:
-    """The names under which each metric can be asked for, by the metric's own."""
-    return {
-        family.name: {family.name + suffix for suffix in SUFFIXES[family.type]}
-        for family in text_string_to_metric_families(Metrics().render().decode())
-    }
-
-
-def asked_for(query: str) -> set[str]:
-    """The metrics that a PromQL expression names; what is called is a function."""
-    return set(_NAME.findall(_NO_METRICS.sub(" ", _TEXT.sub('""', query))))
 
 
 @pytest.mark.parametrize(
@@ -52,11 +32,7 @@ def test_the_names_in_a_query_are_found(query: str, names: set[str]) -> None:
 
 @pytest.mark.parametrize("query", QUERIES)
 def test_a_query_names_what_is_exported(query: str) -> None:
-    names = asked_for(query)
-    assert names
-    if not Path("/proc/self/stat").exists():  # without it there is no process_* to export
-        names = {name for name in names if not name.startswith("process_")}
-    assert names <= set[str]().union(*exported().values())
+    assert_exported(query)
 
 
 @pytest.mark.parametrize("metric", sorted(name for name in exported() if name.startswith("relay_")))
