@@ -19,6 +19,7 @@ from django.http.request import split_domain_port, validate_host
 from relay.access import NEVER
 from relay.entry import Arrival, arrive
 from relay.http import cors
+from relay.http.request import BodyTooLarge, RelayRequest
 from relay.identity.middleware import IdentityMiddleware
 from relay.identity.model import NOBODY
 from relay.live import log as events
@@ -31,6 +32,10 @@ log = logging.getLogger("relay")
 
 DJANGO = ("/admin/", settings.STATIC_URL)
 """Paths on Django's own handler with its middleware; all others skip its cost."""
+
+LARGEST_FORM = 2**20
+"""Bytes of a body for Django, far above any form of the admin. Django reads it before it asks who sends it, and keeps
+what is longer than 2.5 MB in a file."""
 
 HEALTH = ("/health", "/health/live", "/health/ready")
 """Asked by machines that know neither our names nor our limits."""
@@ -106,8 +111,7 @@ class Gateway:
             return await self._refuse(scope, receive, send, arrival, refusal)
         path: str = scope["path"]
         if kind == "http" and (path.startswith(DJANGO) or path == "/admin"):
-            sent = _with_request_id(send, arrival)
-            return await self._django(_as_the_client_sees_it(scope, arrival), receive, sent)  # type: ignore[arg-type]
+            return await self._ask_django(scope, receive, send, arrival)
         return await self._rooms[kind](scope, receive, send)
 
     async def _start(self) -> None:
@@ -142,6 +146,19 @@ class Gateway:
             return None
         detail = f"client {arrival.client or '(unix socket)'} passed RATE_LIMIT"
         return Refusal("rate_limited", detail, retry_after=math.ceil(wait))
+
+    async def _ask_django(self, scope: Scope, receive: Receive, send: Send, arrival: Arrival) -> None:
+        """The admin and its files; whoever sends more than a form is nobody's guest."""
+        try:
+            RelayRequest(scope, receive, self.runtime).limited_body(LARGEST_FORM)
+        except BodyTooLarge as exc:
+            return await self._refuse(scope, receive, send, arrival, exc.refusal)
+        form = _Form(receive)
+        sent = _with_request_id(send, arrival)
+        await self._django(_as_the_client_sees_it(scope, arrival), form, sent)  # type: ignore[arg-type]
+        if form.size > LARGEST_FORM:
+            found = BodyTooLarge(LARGEST_FORM, f"at least {form.size} bytes long")
+            await self._refuse(scope, receive, send, arrival, found.refusal)
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send, arrival: Arrival, refusal: Refusal) -> None:
         """Answer with the contract's JSON; where the server can't refuse a handshake with it, with its own 403."""
@@ -203,6 +220,22 @@ def _host_allowed(host: str) -> bool:
     if not host:
         return "*" in settings.ALLOWED_HOSTS
     return bool(domain) and validate_host(domain, settings.ALLOWED_HOSTS)
+
+
+class _Form:
+    """A request's body for Django, whose own limits are asked when all of it is there.
+
+    One that has grown over `LARGEST_FORM` ends as if its client had left: Django lets go of it without an answer.
+    """
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self.size = 0
+
+    async def __call__(self) -> Message:
+        message = await self._receive()
+        self.size += len(message.get("body", b""))
+        return {"type": "http.disconnect"} if self.size > LARGEST_FORM else message
 
 
 def _with_request_id(send: Send, arrival: Arrival) -> Send:

@@ -80,6 +80,46 @@ async def test_djangos_own_pages_carry_the_request_id(
     assert "Traceback" not in caplog.text
 
 
+FORM = {"Content-Type": "application/x-www-form-urlencoded"}
+
+
+@pytest.mark.parametrize("target", ["/admin/login/", "/admin", "/gateway/static/relay/admin.css"])
+@pytest.mark.parametrize(
+    ("framing", "body", "detail"),
+    [
+        pytest.param("Content-Length: 1000000000000", b"x", "announced with 1000000000000 bytes", id="announced"),
+        pytest.param(
+            "Transfer-Encoding: chunked", b"120000\r\n" + b"x" * 0x120000, "at least 1", id="without a length"
+        ),
+    ],
+)
+async def test_nobody_fills_the_disk_by_way_of_django(
+    gateway: stack.Stack, events: Events, target: str, framing: str, body: bytes, detail: str
+) -> None:
+    """Section 5: Django would write it to a file before it asks for a login; the answer comes while the body does."""
+    head = f"POST {target} HTTP/1.1\r\nHost: gateway.test\r\n{framing}\r\n\r\n"
+    async with asyncio.timeout(10):
+        answer = await gateway.raw(head.encode() + body)
+    assert (answer.status, answer.code) == (413, "body_too_large")
+    event = events.one("http.refused")
+    assert (event["code"], event["request_id"]) == ("body_too_large", answer.get("x-request-id"))
+    assert event["detail"].startswith(f"the body is {detail}")
+    assert event["detail"].endswith("1048576 are allowed")
+
+
+@pytest.mark.parametrize("chunked", [False, True], ids=["announced", "without a length"])
+async def test_a_form_of_the_admin_reaches_django_whole(gateway: stack.Stack, chunked: bool) -> None:
+    """Up to 1 MiB; here it is refused for its lack of a CSRF token, by which time it has been read."""
+    if not chunked:
+        answer = await gateway.request("/admin/login/", "POST", FORM, b"a=" + b"x" * (2**20 - 2))
+    else:
+        lines = f"POST /admin/login/ HTTP/1.1\r\nHost: a\r\nContent-Type: {FORM['Content-Type']}\r\n"
+        chunk = b"80000\r\n" + b"x" * 2**19 + b"\r\n"
+        answer = await gateway.raw(lines.encode() + b"Transfer-Encoding: chunked\r\n\r\n" + chunk * 2 + b"0\r\n\r\n")
+    assert answer.status == 403
+    assert b"CSRF" in answer.body
+
+
 async def garbage(seen: Seen, reader: Reader, writer: Writer) -> None:
     writer.write(b"SSH-2.0-OpenSSH_9.2\r\n\r\n")
     writer.close()
