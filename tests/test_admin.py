@@ -195,6 +195,41 @@ def test_a_backend_takes_its_routes_along_and_says_so_before(admin: Client, main
     assert (DELETION, "main", "") in log()
 
 
+@pytest.mark.parametrize(
+    ("model", "data", "said"),
+    [
+        pytest.param("origin", {"origin": "*"}, "any site may open sockets", id="every origin"),
+        pytest.param("origin", {"origin": "https://*.co.uk"}, "anybody can have a site under co.uk", id="a wildcard"),
+        pytest.param("route", {**ROUTE, "path": "/health"}, "may never be reached", id="a path of ours"),
+    ],
+)
+def test_what_may_not_be_meant_is_told_when_it_is_saved(
+    admin: Client, main: Backend, model: str, data: dict[str, str], said: str
+) -> None:
+    """Beside the success, as import_config and the start do; a row that is off opens nothing, until it is enabled."""
+    data = {**data, "backend": str(main.pk)}
+    data.pop("enabled", None)
+    off = admin.post(f"/admin/relay/{model}/add/", data, follow=True)
+    assert [message.level_tag for message in off.context["messages"]] == ["success"]
+    (pk,) = {"origin": Origin, "route": Route}[model]._default_manager.values_list("pk", flat=True)
+    for told in (
+        admin.post(f"/admin/relay/{model}/", {"action": "enable", "_selected_action": pk}, follow=True),
+        admin.post(f"/admin/relay/{model}/{pk}/change/", {**data, "enabled": "on"}, follow=True),
+    ):
+        assert {message.level_tag for message in told.context["messages"]} == {"success", "warning"}
+        assert said in text(told)
+
+
+def test_a_backends_routes_are_looked_at_as_well(admin: Client) -> None:
+    """Saved on its page, together with a certificate that nobody looks at."""
+    inline = {f"routes-0-{name}": value for name, value in {**ROUTE, "path": "/metrics"}.items()}
+    data = {**BACKEND, **inline, "urls": "https://a", "routes-TOTAL_FORMS": "1"}
+    del data["tls_verify"]
+    said = text(admin.post("/admin/relay/backend/add/", data, follow=True))
+    assert "its certificate is not verified" in said
+    assert "may never be reached" in said
+
+
 # Actions
 
 

@@ -5,7 +5,7 @@ What would close live sockets is asked about first (`relay.admin.preview`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -20,7 +20,7 @@ from django.urls import reverse
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
-from relay import validation
+from relay import checks, validation
 from relay.admin import checking
 from relay.admin.preview import PreviewedAdmin
 from relay.fleet import overview
@@ -57,6 +57,16 @@ class SwitchedAdmin(PreviewedAdmin):
     def disable(self, request: HttpRequest, queryset: Rows) -> None:
         self._switch(request, queryset, on=False)
 
+    def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
+        """Say what may not be meant of what was saved just now, on this page and not at the next start."""
+        super().save_related(request, form, formsets, change)
+        saved = [row for formset in formsets for row in (*formset.new_objects, *dict(formset.changed_objects))]
+        self._warn(request, [form.instance, *saved])
+
+    def _warn(self, request: HttpRequest, rows: Iterable[Counted]) -> None:
+        for message in checks.not_meant(rows):
+            self.message_user(request, checks.line(message), messages.WARNING)
+
     def _switch(self, request: HttpRequest, queryset: Rows, on: bool) -> None:
         """Change the rows that are not so yet, and log each, in one transaction."""
         word = "enabled" if on else "disabled"
@@ -69,6 +79,8 @@ class SwitchedAdmin(PreviewedAdmin):
             for row in rows:
                 self.log_change(request, row, f"{word.capitalize()}.")
         self.message_user(request, f"{len(rows)} {word}.", messages.SUCCESS)
+        if on:
+            self._warn(request, self.model._default_manager.filter(pk__in=[row.pk for row in rows]))
 
 
 class RouteInline(StackedInline):
