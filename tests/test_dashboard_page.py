@@ -489,6 +489,19 @@ def test_every_control_has_a_name(page: Page, gateway: Gateway, path: str) -> No
     assert nameless == []
 
 
+def test_what_the_scripts_of_others_make_has_a_name_too(page: Page) -> None:
+    """WCAG 1.3.1, 4.1.2: the field that chooses a backend, its search, that of a list; and a heading at the login."""
+    page.goto("/admin/relay/route/add/")
+    chooser = page.get_by_role("combobox", name="Backend:")
+    chooser.click()
+    expect(page.get_by_role("searchbox", name="Search the choices")).to_be_visible()
+    page.goto(REFUSALS)
+    expect(page.get_by_role("textbox", name="Search the list")).to_be_visible()
+    page.context.clear_cookies()
+    page.goto("/admin/login/")
+    expect(page.get_by_role("heading", level=1, name="Log in")).to_have_count(1)
+
+
 def test_the_way_around_works_from_the_keyboard(page: Page) -> None:
     """Tab leads through the operations in order; Enter goes there."""
     page.goto("/admin/")
