@@ -116,7 +116,7 @@ async def test_a_checked_socket_is_closed_in_form():
 async def test_each_url_is_checked_for_itself(backend, free_port):
     """One of two urls that is down is what this command is for; traffic goes to the other one."""
     findings = await found(f"{backend.url} http://127.0.0.1:{free_port}", WS)
-    assert outcomes(findings) == ["name: ok", "tcp: ok", "websocket /ws: ok", "name: ok", "tcp: FAILS"]
+    assert outcomes(findings) == ["name: ok", "tcp: ok", "health: skipped", "websocket /ws: ok", "name: ok", "tcp: FAILS"]
     assert findings[-1].url.endswith(str(free_port))
 
 
@@ -160,7 +160,7 @@ async def test_a_certificate_that_is_not_trusted_is_named(tmp_path):
         assert (last.check, last.outcome) == ("tls", "FAILS")
         assert "certificate verify failed" in last.detail
         assert "tls_verify = false" in last.advice
-        assert outcomes(await found(url, tls_verify=False)) == ["name: ok", "tcp: ok", "tls: ok"]
+        assert outcomes(await found(url, tls_verify=False)) == ["name: ok", "tcp: ok", "tls: ok", "health: skipped"]
 
 
 def self_signed(directory: Path) -> ssl.SSLContext:
@@ -173,6 +173,13 @@ def self_signed(directory: Path) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(directory / "pem")
     return context
+
+
+async def test_without_a_health_path_an_alert_would_never_come(backend):
+    """No failure, but an operator who waits for ``relay_backend_up 0`` has to know."""
+    (*_, last) = await found(backend.url)
+    assert (last.check, last.outcome) == ("health", "skipped")
+    assert "relay_backend_up stays 1" in last.detail
 
 
 async def test_a_health_path_that_does_not_answer_200_fails():
@@ -324,7 +331,7 @@ def test_every_converter_has_a_sample_that_fits(converter):
 )
 async def test_routes_that_are_not_its_own_are_not_tried(backend, route):
     """Neither those of others, nor disabled ones."""
-    assert outcomes(await found(backend.url, route)) == ["name: ok", "tcp: ok"]
+    assert outcomes(await found(backend.url, route)) == ["name: ok", "tcp: ok", "health: skipped"]
 
 
 async def test_a_route_that_no_handshake_matches_is_skipped(backend):
@@ -338,7 +345,7 @@ async def test_a_disabled_backend_is_checked_only_by_name(backend):
     (only,) = await found(backend.url, enabled=False)
     assert only.outcome == "skipped"
     assert backend.connections == 0
-    assert outcomes(await found(backend.url, enabled=False, names=("main",))) == ["name: ok", "tcp: ok"]
+    assert outcomes(await found(backend.url, enabled=False, names=("main",)))[:2] == ["name: ok", "tcp: ok"]
 
 
 def test_the_report_is_a_table_with_causes_below():
