@@ -132,7 +132,9 @@ class _Visit:
         if self._backend.health_path:
             yield await self._health()
         else:
-            yield self._finding("health", "skipped", "no health_path: it is never seen as down, relay_backend_up stays 1")
+            yield self._finding(
+                "health", "skipped", "no health_path: it is never seen as down, relay_backend_up stays 1"
+            )
         for route in self._snapshot.routes:
             if route.kind == "websocket" and route.backend == self._backend.name and route.enabled:
                 yield await self._websocket(route)

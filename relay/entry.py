@@ -75,7 +75,7 @@ def arrive(scope: Scope, trusted: Networks) -> Arrival:
         peer_trusted,
         scheme,
         host,
-        _port(host, scheme),
+        port_of(host, scheme),
         time.monotonic(),
     )
 
@@ -173,7 +173,8 @@ def _address(hop: str) -> str | None:
     return str(address.ipv4_mapped or address) if isinstance(address, IPv6Address) else str(address)
 
 
-def _port(host: str, scheme: str) -> int:
+def port_of(host: str, scheme: str) -> int:
+    """The port in a ``host[:port]``, else the scheme's."""
     _, colon, port = host.rpartition(":")
     if colon and port.isascii() and port.isdigit() and len(port) <= 5 and 0 < int(port) < 65536:
         return int(port)

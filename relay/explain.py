@@ -15,10 +15,11 @@ from urllib.parse import quote
 
 from relay import access, forwarding
 from relay.access import Ask, Denied, Grant
-from relay.entry import Arrival
+from relay.entry import Arrival, port_of
 from relay.forwarding import Forwarding
 from relay.identity.model import Identification, Identity
 from relay.live.masking import Masker
+from relay.refusals import Refusal
 from relay.routing import paths
 from relay.routing.snapshot import Route, Snapshot, Url
 from relay.typing import Kind, RawHeaders, Scope
@@ -30,6 +31,7 @@ _FIELD = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00-\x08\x0a-\x1f\
 _LABELLED = 11  # columns of the labels on the left
 
 MENDS = {
+    "bad_request": "name the host in ALLOWED_HOSTS, or have the proxy in front pass on the one that is there",
     "bad_path": "send the path in its plain form: every backend must read the same path in it",
     "no_token": 'send Authorization: Bearer <token> (here: --token), or set access = "public" on the route',
     "invalid_token": "is it signed with JWT_SECRET, or meant for another system? issue_token prints one that is valid",
@@ -104,11 +106,12 @@ def question(
         "client": None,
     }
     own_host = next(value.decode("latin-1") for name, value in headers if name == b"host")
+    port = port_of(own_host, "http")
     origins = [value.decode("latin-1") for name, value in headers if name == b"origin"]
     return Question(
         scope,
         Ask(cast("Kind", scope["type"]), method, raw, ", ".join(origins) if origins else None, own_host),
-        Arrival("<one per request>", "<client address>", "<client address>", False, "http", own_host, 80, 0.0),
+        Arrival("<one per request>", "<client address>", "<client address>", False, "http", own_host, port, 0.0),
     )
 
 
@@ -120,13 +123,21 @@ def _field(text: str) -> tuple[bytes, bytes]:
 
 
 def explain(
-    asked: Question, snapshot: Snapshot, who: Identification, rules: Forwarding, now: float, *, own: bool = False
+    asked: Question,
+    snapshot: Snapshot,
+    who: Identification,
+    rules: Forwarding,
+    now: float,
+    *,
+    door: Refusal | None = None,
+    own: bool = False,
 ) -> str:
     """The whole story of a request, as aligned text. Tokens and cookie values are masked.
 
     Args:
         who: Who asks, as the identity room found it.
         now: Unix time.
+        door: What it is refused with before anything else is looked at.
         own: The path is one of the gateway's own pages.
     """
     masker = Masker((rules.cookie, rules.query_param))
@@ -134,10 +145,12 @@ def explain(
     query = asked.scope["query_string"].decode()
     target = masker.text(ask.raw_path.decode() + (f"?{query}" if query else ""))
     rows: list[tuple[str, str]] = [("asked", f"{'WebSocket' if ask.kind == 'websocket' else ask.method} {target}")]
+    if ask.method in access.NEVER:
+        door = Refusal("method_not_allowed", f"{ask.method} is never relayed")
+    if door is not None:
+        return _aligned([*rows, *_denial_rows(ask, snapshot, Denied(door))])
     if own:
         return _aligned([*rows, ("answer", "this is a page of the gateway itself; no route is looked at")])
-    if ask.method in access.NEVER:
-        return _aligned([*rows, ("answer", f"refused: 405 method_not_allowed; {ask.method} is never relayed")])
     verdict = access.decide(ask, snapshot, who)
     rows += _route_rows(ask, snapshot, verdict.route)
     rows += [("who", line) for line in _who(who, verdict.route, now)]

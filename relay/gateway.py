@@ -62,6 +62,22 @@ def serves_while_draining(scope: Scope) -> bool:
     return scope["type"] == "http" and is_health(scope["path"])
 
 
+def at_the_door(scope: Scope, arrival: Arrival, started: bool) -> Refusal | None:
+    """Judge what no route is needed for.
+
+    Args:
+        started: Whether there is a configuration.
+    """
+    path: str = scope["path"]
+    if scope["type"] == "http" and scope["method"] in NEVER:
+        return Refusal("method_not_allowed", f"{scope['method']} is never relayed")
+    if not is_health(path) and (len(arrival.host) > LONGEST_HOST or not _host_allowed(arrival.host)):
+        return Refusal("bad_request", f"the host {arrival.host[:200] or '(none)'} is not in ALLOWED_HOSTS")
+    if not started and not is_health(path):
+        return Refusal("no_healthy_backend", "there is no configuration yet")
+    return None
+
+
 def refusal_fields(runtime: Runtime, headers: RawHeaders) -> RawHeaders:
     """What the server's own refusals say to a request with these fields: an allowed origin may read them, too."""
     return cors.share([], cors.origin(headers), runtime.snapshot)
@@ -107,7 +123,7 @@ class Gateway:
         if not scope.get("raw_path"):
             decoded = scope["path"].encode("utf-8", "surrogateescape")
             scope["raw_path"] = quote(decoded, safe="/!$&'()*+,;=:@~").encode()
-        if refusal := self._at_the_door(scope, arrival) or await self._over_the_limit(scope, arrival):
+        if refusal := at_the_door(scope, arrival, runtime.started) or await self._over_the_limit(scope, arrival):
             return await self._refuse(scope, receive, send, arrival, refusal)
         path: str = scope["path"]
         if kind == "http" and (path.startswith(DJANGO) or path == "/admin"):
@@ -124,17 +140,6 @@ class Gateway:
             if time.monotonic() >= self._start_again:  # the first of those who waited for it
                 log.error("no configuration: %s", exc)
             self._start_again = time.monotonic() + START_INTERVAL
-
-    def _at_the_door(self, scope: Scope, arrival: Arrival) -> Refusal | None:
-        """Judge what no route is needed for."""
-        path: str = scope["path"]
-        if scope["type"] == "http" and scope["method"] in NEVER:
-            return Refusal("method_not_allowed", f"{scope['method']} is never relayed")
-        if not is_health(path) and (len(arrival.host) > LONGEST_HOST or not _host_allowed(arrival.host)):
-            return Refusal("bad_request", f"the host {arrival.host[:200] or '(none)'} is not in ALLOWED_HOSTS")
-        if not self.runtime.started and not is_health(path):
-            return Refusal("no_healthy_backend", "there is no configuration yet")
-        return None
 
     async def _over_the_limit(self, scope: Scope, arrival: Arrival) -> Refusal | None:
         """Count the request, where clients have a limit."""

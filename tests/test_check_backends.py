@@ -116,7 +116,14 @@ async def test_a_checked_socket_is_closed_in_form():
 async def test_each_url_is_checked_for_itself(backend, free_port):
     """One of two urls that is down is what this command is for; traffic goes to the other one."""
     findings = await found(f"{backend.url} http://127.0.0.1:{free_port}", WS)
-    assert outcomes(findings) == ["name: ok", "tcp: ok", "health: skipped", "websocket /ws: ok", "name: ok", "tcp: FAILS"]
+    assert outcomes(findings) == [
+        "name: ok",
+        "tcp: ok",
+        "health: skipped",
+        "websocket /ws: ok",
+        "name: ok",
+        "tcp: FAILS",
+    ]
     assert findings[-1].url.endswith(str(free_port))
 
 

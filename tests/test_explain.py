@@ -279,7 +279,16 @@ async def test_the_gateways_own_pages_are_not_relayed():
 
 async def test_what_is_never_relayed_is_told():
     """TRACE and CONNECT: 405."""
-    assert row(await told("TRACE", "/api/x"), "answer") == "refused: 405 method_not_allowed; TRACE is never relayed"
+    text = await told("TRACE", "/api/x")
+    assert row(text, "answer") == "refused: 405 method_not_allowed"
+    assert row(text, "why") == "TRACE is never relayed"
+
+
+@pytest.mark.parametrize(("host", "port"), [("gw.test", "80"), ("gw.test:8443", "8443"), ("[::1]:8000", "8000")])
+async def test_the_port_is_that_of_the_host(host, port):
+    """As for a request that came with it."""
+    text = await told("GET", "/api/x", token=ALICE, fields=[f"Host: {host}"])
+    assert f"           x-forwarded-port: {port}\n" in text
 
 
 @pytest.mark.parametrize(
@@ -374,6 +383,19 @@ def test_the_command_knows_revocations(configured):
 def test_the_command_knows_the_gateways_own_pages(configured, path):
     """By the URLconf that serves them."""
     assert "a page of the gateway itself" in configured("GET", path)
+
+
+def test_the_command_knows_what_is_refused_before_any_route(configured, settings):
+    """Methods that are never relayed, and hosts that are not ours; the health pages answer to any."""
+    settings.ALLOWED_HOSTS = ["gw.explained.example"]
+    assert row(configured("GET", "/api/x", "--token", ALICE), "answer") == "the backend's"
+    assert row(configured("TRACE", "/api/x"), "answer") == "refused: 405 method_not_allowed"
+    for kind in ([], ["--websocket"]):
+        text = configured("GET", "/api/x", "--header", "Host: evil.explained.example:80", *kind)
+        assert row(text, "answer") == "refused: 400 bad_request"
+        assert row(text, "why") == "the host evil.explained.example:80 is not in ALLOWED_HOSTS"
+        assert "name the host in ALLOWED_HOSTS" in row(text, "mend")
+    assert "a page of the gateway itself" in configured("GET", "/health", "--header", "Host: evil.explained.example")
 
 
 def test_the_command_fails_in_one_line(configured):

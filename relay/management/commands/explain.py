@@ -13,6 +13,7 @@ from relay.asking import identify, is_own, own_host
 from relay.database import trouble
 from relay.explain import explain, question
 from relay.forwarding import Forwarding
+from relay.gateway import at_the_door
 from relay.routing.loader import InvalidConfiguration, load_snapshot
 
 
@@ -54,4 +55,5 @@ class Command(BaseCommand):
         except db.Error as exc:
             raise CommandError(trouble(exc)) from exc
         rules = Forwarding(settings.RELAY.jwt_cookie, settings.RELAY.jwt_query_param)
-        self.stdout.write(explain(asked, snapshot, who, rules, time.time(), own=is_own(asked)))
+        door = at_the_door(asked.scope, asked.arrival, started=True)
+        self.stdout.write(explain(asked, snapshot, who, rules, time.time(), door=door, own=is_own(asked)))
