@@ -17,7 +17,7 @@ from relay import forwarding
 from relay.access import Grant
 from relay.backends import health
 from relay.backends.connector import Connector
-from relay.backends.dial import Dial, DialFailed
+from relay.backends.dial import Dial, DialFailed, tls_context
 from relay.backends.resolver import Resolver
 from relay.entry import Arrival
 from relay.forwarding import Forwarding
@@ -32,6 +32,9 @@ from relay.websocket.opening import Opening
 
 PATIENCE = 10.0
 """Seconds that one step may take at most, however much the backend's own limits allow."""
+
+TLS_PATIENCE = 2.0
+"""Seconds for the question whether a port speaks TLS."""
 
 Outcome = Literal["ok", "FAILS", "refuses", "skipped"]
 """``refuses``: it answers, but doesn't take the visitor; with an identity it perhaps would. No failure."""
@@ -72,6 +75,11 @@ class Finding:
     advice: str = ""
     seconds: float | None = None
 
+    @property
+    def took(self) -> str:
+        """How long, for people; empty where it says nothing."""
+        return "" if self.seconds is None else f"{self.seconds * 1000:.1f} ms"
+
 
 @dataclass(frozen=True, slots=True)
 class Visitor:
@@ -94,6 +102,8 @@ async def check(snapshot: Snapshot, names: Sequence[str], visitor: Visitor) -> l
     """
     chosen = [snapshot.backends[name] for name in names] or list(snapshot.backends.values())
     visited = [backend for backend in chosen if backend.enabled or names]
+    for verify in {backend.tls_verify for backend in visited for url in backend.urls if url.scheme == "https"}:
+        await asyncio.to_thread(tls_context, verify)  # reading the CAs stops the loop, and others' clocks run on
     visits = [_Visit(snapshot, backend, url, visitor).findings() for backend in visited for url in backend.urls]
     found = await asyncio.gather(*visits)
     off = [backend for backend in chosen if backend not in visited]
@@ -156,7 +166,7 @@ class _Visit:
         found: list[Finding] = []
         for phase, check in steps.items():
             if failure is not None and failure.phase == phase:
-                return [*found, self._finding(check, "FAILS", str(failure), _advice_to_connect(failure, url))]
+                return [*found, self._finding(check, "FAILS", str(failure), advice_to_connect(failure, url))]
             found.append(self._finding(check, detail=dial.place if phase == "connect" else ""))
         return [*found[:-1], replace(found[-1], seconds=time.monotonic() - started)]
 
@@ -167,6 +177,7 @@ class _Visit:
         if not cause:
             return replace(self._finding(f"health {path}"), seconds=time.monotonic() - started)
         advice = f"the gateway wants 200 within {health.LIMIT:g} s; correct health_path, or leave it empty"
+        advice = await self._https_instead() or advice
         return self._finding(f"health {path}", "FAILS", cause, advice)
 
     async def _websocket(self, route: Route) -> Finding:
@@ -182,12 +193,14 @@ class _Visit:
             return self._finding(check, *await self._judge(grant, path, exc))
         except BackendError as exc:
             advice = "does it speak HTTP/1.1 and WebSocket on this port, and does it answer in time?"
-            return self._finding(check, "FAILS", str(exc), advice)
+            return self._finding(check, "FAILS", str(exc), await self._https_instead() or advice)
         return replace(self._finding(check), seconds=time.monotonic() - started)
 
     async def _judge(self, grant: Grant, path: str, refused: BackendRefused) -> tuple[Outcome, str, str]:
         """What a refused handshake means: outcome, detail and advice."""
         detail, status, route = str(refused), refused.status, grant.route
+        if status == 400 and (advice := await self._https_instead()):
+            return "FAILS", detail, advice
         if status in (401, 403) and (advice := await self._origin_that_opens(grant, path)):
             return "FAILS", detail, advice
         if path != route.path and 400 <= status < 500:
@@ -197,6 +210,18 @@ class _Visit:
         if 300 <= status < 400:
             return "FAILS", detail, "redirects are not followed: give the url and the path that it redirects to"
         return "FAILS", detail, _BY_STATUS.get(status, "its own log should say why")
+
+    async def _https_instead(self) -> str:
+        """What to do about an ``http`` url whose port speaks TLS, found by trying; empty: it does not."""
+        if self._url.scheme != "http":
+            return ""
+        dial = Dial(replace(self._url, scheme="https"), self._resolver, tls_verify=False)
+        try:
+            transport, _ = await dial.connect(asyncio.Protocol, min(self._backend.connect_timeout, TLS_PATIENCE))
+        except DialFailed:
+            return ""
+        transport.abort()
+        return "this port speaks TLS: write https:// in the url"
 
     async def _origin_that_opens(self, grant: Grant, path: str) -> str:
         """What to do about Origin, found by trying; empty: it is not about Origin, or not about that alone.
@@ -257,11 +282,14 @@ def _handshake_scope(path: str, headers: Iterable[tuple[bytes, bytes]]) -> tuple
     return scope, Arrival("check-backends", "127.0.0.1", "127.0.0.1", False, "http", host, 80, time.monotonic())
 
 
-def _advice_to_connect(failure: DialFailed, url: Url) -> str:
+def advice_to_connect(failure: DialFailed, url: Url) -> str:
+    """What to try where a dial failed."""
     if failure.phase == "resolve":
         return f"is {url.host} its name as seen from here? Try: getent hosts {url.host}"
-    if failure.phase == "tls" and (failure.timed_out or "plain HTTP" in str(failure)):
+    if failure.phase == "tls" and (failure.timed_out or "plain HTTP" in str(failure) or "reset" in str(failure)):
         return "does it speak TLS on this port at all? If not, write http:// in the url"
+    if failure.phase == "tls" and "certificate verify failed" not in str(failure):
+        return "see its TLS versions and ciphers, and whether it asks for a certificate of ours"
     if failure.phase == "tls":
         return f"give it a certificate for {url.host} that this machine trusts, or set tls_verify = false"
     if failure.timed_out:
@@ -293,5 +321,4 @@ def report(findings: Iterable[Finding]) -> str:
 def _note(finding: Finding) -> str:
     if finding.outcome != "ok":
         return finding.detail if finding.outcome == "skipped" else ""
-    took = "" if finding.seconds is None else f"{finding.seconds * 1000:.1f} ms"
-    return "  ".join(part for part in (finding.detail, took) if part)
+    return "  ".join(part for part in (finding.detail, finding.took) if part)

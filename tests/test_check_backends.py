@@ -19,7 +19,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from django.core.management import call_command
 from django.core.management.base import CommandError
 
-from relay.checkup import MOST_ORIGINS, SAMPLES, Finding, Visitor, check, report, sample
+from relay.backends.dial import DialFailed
+from relay.checkup import MOST_ORIGINS, SAMPLES, Finding, Visitor, advice_to_connect, check, report, sample
 from relay.forwarding import Forwarding
 from relay.identity.model import Identification
 from relay.routing.snapshot import Backend, Origin, Route, Snapshot, Url
@@ -157,6 +158,43 @@ async def test_plain_http_where_tls_is_configured_is_named():
     assert (last.check, last.outcome) == ("tls", "FAILS")
     assert "plain HTTP" in last.detail
     assert "write http:// in the url" in last.advice
+
+
+async def test_a_server_that_resets_is_asked_whether_it_speaks_tls():
+    """No certificate has been seen, so none is to be mended."""
+
+    async def resetting(peer: Peer) -> None:
+        peer.writer.transport.abort()
+
+    async with raw_backend(resetting) as server:
+        (*_, last) = await found(f"https://127.0.0.1:{server.port}")
+    assert (last.check, last.outcome) == ("tls", "FAILS")
+    assert "write http:// in the url" in last.advice
+    assert "tls_verify" not in last.advice
+
+
+@pytest.mark.parametrize(
+    ("cause", "timed_out", "advice"),
+    [
+        pytest.param("TLS handshake timed out after 5 s", True, "http:// in the url", id="silence"),
+        pytest.param("connection reset during TLS handshake", False, "http:// in the url", id="a reset"),
+        pytest.param("TLS: wrong version number (does the backend speak plain HTTP", False, "http:// in", id="plain"),
+        pytest.param("TLS: sslv3 alert handshake failure", False, "TLS versions and ciphers", id="an alert"),
+        pytest.param("TLS: certificate verify failed: expired", False, "tls_verify = false", id="a certificate"),
+    ],
+)
+def test_the_advice_fits_the_failure_of_tls(cause, timed_out, advice):
+    """A certificate is to be mended only where one was judged."""
+    failure = DialFailed("tls", cause, timed_out)
+    assert advice in advice_to_connect(failure, Url.parse("https://backend.example"))
+
+
+async def test_tls_where_plain_http_is_configured_is_named(tmp_path):
+    """The reverse slip: found by trying."""
+    async with raw_backend(Peer.ended, ssl=self_signed(tmp_path)) as server:
+        findings = await found(f"http://127.0.0.1:{server.port}", WS, health_path="/up")
+    assert outcomes(findings)[2:] == ["health /up: FAILS", "websocket /ws: FAILS"]
+    assert {f.advice for f in findings[2:]} == {"this port speaks TLS: write https:// in the url"}
 
 
 async def test_a_certificate_that_is_not_trusted_is_named(tmp_path):
