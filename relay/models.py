@@ -37,6 +37,11 @@ __all__ = [
 ]
 
 
+def _plain(value: object) -> str:
+    """A value as an operator writes it: a choice is its text, not Python's name for it."""
+    return repr(str(value)) if isinstance(value, str) else repr(value)
+
+
 class Backend(Counted):
     """A service behind the gateway."""
 
@@ -229,7 +234,9 @@ class Route(Counted):
             for name in self.WEBSOCKET_ONLY:
                 value, default = getattr(self, name), self.field(name).get_default()
                 if value != default:
-                    errors[name] = f"{value!r} has an effect on websocket routes only; leave it at {default!r}"
+                    errors[name] = (
+                        f"{_plain(value)} has an effect on websocket routes only; leave it at {_plain(default)}"
+                    )
         if errors:
             raise ValidationError(errors)
 

@@ -51,7 +51,7 @@ KINDS = MappingProxyType(
         "origin_not_allowed": RefusalKind(403, 4403, "This origin is not allowed."),
         "role_required": RefusalKind(403, 4403, "Your role does not allow this."),
         "no_route": RefusalKind(404, None, "There is nothing at this path."),
-        "method_not_allowed": RefusalKind(405, None, "This method is never allowed here."),
+        "method_not_allowed": RefusalKind(405, None, "This method is not allowed here."),
         "body_too_large": RefusalKind(413, None, "The request body is larger than this route takes."),
         "rate_limited": RefusalKind(429, 4429, "Too many requests; try again later.", 1),
         "too_many_connections": RefusalKind(429, 4429, "You have too many open connections here.", 5),

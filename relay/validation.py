@@ -197,6 +197,8 @@ def origin(text: str) -> str:
 
 def _origin(text: str, wildcard: str = "") -> str:
     """As a browser sends it: lowercase, without the scheme's default port; `wildcard` stays in front of the host."""
+    if re.search(r"[,;]|\s\S*://", text):
+        _refuse("this is more than one origin; write each one by itself")
     if text.lower() == "null":
         _refuse("'null' is what sandboxed pages of any site send; it can't be allowed")
     scheme, separator, rest = text.partition("://")

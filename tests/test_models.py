@@ -67,7 +67,12 @@ def test_every_field_says_what_it_does(model: type[models.Model]) -> None:
         pytest.param({"access": "role"}, "access", "'role' is no access; use public,", id="an unknown access"),
         pytest.param({"kind": "ws"}, "kind", "'ws' is no kind; use http or websocket", id="an unknown kind"),
         pytest.param({"kind": "websocket", "methods": "get"}, "methods", "always a GET", id="a handshake's method"),
-        pytest.param({"refuse_with": "close"}, "refuse_with", "websocket routes only", id="a close on an HTTP route"),
+        pytest.param(
+            {"refuse_with": "close"},
+            "refuse_with",
+            "'close' has an effect on websocket routes only; leave it at 'http'",
+            id="a close on an HTTP route",
+        ),
         pytest.param({"idle_timeout": 5}, "idle_timeout", "websocket routes only", id="idleness of an HTTP route"),
         pytest.param(
             {"max_connections_per_user": 1}, "max_connections_per_user", "leave it at 0", id="sockets of an HTTP route"

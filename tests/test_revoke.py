@@ -137,6 +137,13 @@ def test_exactly_one_thing_is_revoked_or_nothing(revoke, arguments):
     assert not Revocation.objects.exists()
 
 
+@pytest.mark.parametrize("option", ["--jti", "--user-id"])
+def test_what_is_empty_is_named(revoke, option):
+    """Most often a variable of a script that was never set."""
+    with pytest.raises(CommandError, match=f"^{option}: it is empty; is the variable set that it comes from"):
+        revoke(option, " ")
+
+
 @pytest.fixture
 def no_table(transactional_db):
     """A database that nobody has migrated."""

@@ -42,6 +42,7 @@ async def test_only_post_is_answered(gateway, page, method):
     """A link or an image can't do any of it; 405 names the method (RFC 9110 §15.5.6)."""
     answer = await gateway.request(page, method, stack.bearer())
     assert (answer.status, answer.get("allow")) == (405, "POST")
+    assert method == "HEAD" or answer.json["error"] == "This method is not allowed here."
 
 
 @pytest.mark.parametrize("page", PAGES)

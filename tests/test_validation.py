@@ -150,6 +150,9 @@ def test_a_value_is_brought_into_its_normal_form(rule: Callable[[str], str], wri
         pytest.param(validation.origin, "*.example.com", "has no scheme", id="a wildcard without a scheme"),
         pytest.param(validation.origin, "https://a b", "is no origin", id="a blank in an origin"),
         pytest.param(validation.origin, "https://", "is no origin", id="an origin without a host"),
+        pytest.param(validation.origin, "https://a.b, https://c.d", "write each one by itself", id="two origins"),
+        pytest.param(validation.origin, "https://a.b http://c.d", "write each one by itself", id="two with a blank"),
+        pytest.param(validation.origin, "a.b,c.d", "write each one by itself", id="two without a scheme"),
         pytest.param(validation.origin, "https://a:70000", "between 1 and 65535", id="an origin's port out of range"),
         pytest.param(validation.origin, "https://a:0", "between 1 and 65535", id="an origin's port 0"),
         pytest.param(validation.origin, "https://bücher.de", "is no origin", id="an origin outside ASCII"),
@@ -180,6 +183,7 @@ def test_what_can_not_be_used_is_refused_with_the_mend(rule: Callable[[str], str
         pytest.param(validation.origin, "https://user:hunter2@h", id="in an origin"),
         pytest.param(validation.origin, "https://user:hunter2@h/path", id="in an origin with a path"),
         pytest.param(validation.websocket_origin, "https://u:hunter2@h", id="in a fixed origin"),
+        pytest.param(validation.origin, "https://u:hunter2@h, https://i", id="in one of two origins"),
         pytest.param(
             validation.fingerprint, "eyJhbGciOiJIUzI1NiJ9.eyJ1c2VyIjoxfQ.hunter2", id="a token as a fingerprint"
         ),

@@ -24,7 +24,9 @@ def only(*methods: str) -> Callable[[View], View]:
         async def guarded(request: RelayRequest) -> HttpResponseBase:
             if request.method in methods:
                 return await view(request)
-            response = refused(request, Refusal("method_not_allowed", f"{request.method} is none of {allowed}"))
+            response = refused(
+                request, Refusal("method_not_allowed", f"{request.method} on a page that takes {allowed}")
+            )
             others = [field for field in response.raw_headers if field[0] != b"allow"]
             response.raw_headers = [*others, (b"allow", allowed.encode())]
             return response

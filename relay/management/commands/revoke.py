@@ -42,6 +42,9 @@ class Command(BaseCommand):
         parser.add_argument("--note", default="", help="why, for the list in the admin")
 
     def handle(self, *, token: str | None, jti: str | None, user_id: str | None, note: str, **options: Any) -> None:
+        for option, value in (("--jti", jti), ("--user-id", user_id)):
+            if value is not None and not value.strip():
+                raise CommandError(f"{option}: it is empty; is the variable set that it comes from?")
         now = time.time()
         if token is not None:
             identity = self._identity(sys.stdin.read().strip() if token == STDIN else token)
