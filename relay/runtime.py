@@ -14,10 +14,11 @@ from contextlib import suppress
 from typing import Any
 
 from channels.db import database_sync_to_async
-from django.core.exceptions import ImproperlyConfigured
+from django import db
 
 from gatewaysite.env import RelaySettings
 from relay.backends.connector import Connector
+from relay.database import trouble
 from relay.fleet.figures import Observer, Report
 from relay.fleet.reporter import Reporter
 from relay.forwarding import Forwarding
@@ -36,7 +37,14 @@ from relay.routing import loader
 from relay.routing.difference import difference
 from relay.routing.endings import admits, ended_by
 from relay.routing.snapshot import Snapshot
-from relay.routing.watch import ConfigurationUnavailable, KickEntry, RenewalEntry, RevocationEntry, Watcher
+from relay.routing.watch import (
+    UNREACHABLE,
+    ConfigurationUnavailable,
+    KickEntry,
+    RenewalEntry,
+    RevocationEntry,
+    Watcher,
+)
 from relay.shared.bell import Listener
 from relay.shared.keeper import KeeperLine
 from relay.shared.quotas import Quotas, SharedQuotas
@@ -58,6 +66,7 @@ class Runtime:
     Attributes:
         snapshot: The configuration in force.
         draining: The process takes no new work.
+        started: There is a configuration.
     """
 
     def __init__(self, settings: RelaySettings, snapshot: Snapshot | None = None) -> None:
@@ -80,14 +89,11 @@ class Runtime:
         self.reporter: Reporter | None = None
         self._observer = Observer()
         self._follows = snapshot is None
+        self.started = False
         self._starting: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[object]] = set()
 
     # Life
-
-    @property
-    def started(self) -> bool:
-        return self._starting is not None and self._starting.done() and not self._starting.cancelled()
 
     @property
     def ready(self) -> bool:
@@ -130,16 +136,15 @@ class Runtime:
         starting = self._starting
         try:
             await asyncio.shield(starting)
-        except (ConfigurationUnavailable, ImproperlyConfigured):
-            if self._starting is starting:
+        except BaseException:
+            if self._starting is starting and starting.done():
                 self._starting = None
             raise
 
     async def _start(self) -> None:
         if self._follows:
             settings = self.settings
-            bootstrap = database_sync_to_async(loader.bootstrap, thread_sensitive=False)
-            await bootstrap(settings.main_service_url, settings.allowed_origins)
+            await self._bootstrap()
             reporter = Reporter((settings.jwt_cookie, settings.jwt_query_param))
             watcher = Watcher(
                 asyncio.get_running_loop(),
@@ -163,6 +168,15 @@ class Runtime:
         if self.verifier.jwks is not None:
             self.verifier.jwks.refresh_if_due()
         self._spawn(self._flush_regularly())
+        self.started = True
+
+    async def _bootstrap(self) -> None:
+        """Make the first configuration of the environment, where there is none."""
+        bootstrap = database_sync_to_async(loader.bootstrap, thread_sensitive=False)
+        try:
+            await bootstrap(self.settings.main_service_url, self.settings.allowed_origins)
+        except db.Error as exc:
+            raise ConfigurationUnavailable(f"{UNREACHABLE}: {trouble(exc)}") from exc
 
     async def stop(self) -> None:
         """End what runs in the background; sockets and requests have ended before, or are cut now."""

@@ -90,7 +90,7 @@ async def test_a_draining_gateway_lives_but_is_not_ready(gateway):
 
 async def test_a_gateway_without_configuration_lives_but_is_not_ready(gateway, monkeypatch):
     """The database was never there: nothing can be relayed, and a restart would not help."""
-    monkeypatch.setattr(composition.Runtime, "started", property(lambda self: False))
+    monkeypatch.setattr(gateway.runtime, "started", False)
     ready, live, health = [await gateway.request(path) for path in ("/health/ready", "/health/live", "/health")]
     assert (ready.status, ready.json["status"]) == (503, "starting")
     assert live.status == 200

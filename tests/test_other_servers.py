@@ -487,8 +487,13 @@ def unusable(request: pytest.FixtureRequest, tmp_path: Path) -> served.Site:
     return served.Site(tmp_path, PYTHONPATH=str(ROOT))
 
 
-async def test_daphne_waits_for_a_database(unusable: served.Site) -> None:
-    """It knows no lifespan: the process runs, lets nobody in, and is ready once the database has been made."""
+@pytest.mark.parametrize("environment", [{}, {"MAIN_SERVICE_URL": "http://127.0.0.1:9"}], ids=["empty", "bootstrap"])
+async def test_daphne_waits_for_a_database(unusable: served.Site, environment: dict[str, str]) -> None:
+    """It knows no lifespan: the process runs, lets nobody in, and is ready once the database has been made.
+
+    So it is with a first configuration in the environment, which the start writes before it reads.
+    """
+    unusable.environment |= environment
     with served.serving(unusable, argv=OTHER_SERVERS["daphne"]) as server:
         client = stack.Client(server.port)
         answers = {path: await client.request(path) for path in ("/health/live", "/health/ready", "/health", "/api/x")}
@@ -497,8 +502,10 @@ async def test_daphne_waits_for_a_database(unusable: served.Site) -> None:
         with pytest.raises(InvalidStatus):
             async with client.websocket():
                 pass
+        assert (await client.request("/health/ready")).status == 503
         await asyncio.to_thread(unusable.migrate)
         assert (await client.request("/health/ready")).status == 200
+        assert (await client.request("/api/x")).code == ("no_token" if environment else "no_route")
     assert any("database unreachable" in line.get("message", "") for line in server.lines)
     assert not [line for line in server.lines if is_an_accident(line)]
 
