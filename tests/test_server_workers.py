@@ -59,14 +59,18 @@ class Handler(logging.Handler):
 logging.getLogger().addHandler(Handler())
 workers.FIRST_DELAY, workers.GRACE = 0.01, 0.1
 mode, count, listening = sys.argv[1], int(sys.argv[2]), socket.socket(fileno=int(sys.argv[3]))
-sys.exit(workers.Supervisor(
-    [sys.executable, "-c", sys.argv[4], mode, str(listening.fileno())],
+supervisor = workers.Supervisor(
+    [sys.argv[6], "-c", sys.argv[4], mode, str(listening.fileno())],
     count,
     [listening],
     float(sys.argv[5]),
     on_ready=lambda: say("ready"),
     on_exit=lambda pid: say("gone", pid),
-).run())
+)
+try:
+    sys.exit(supervisor.run())
+except workers.NoWorker as exc:
+    sys.exit(f"no worker: {exc}")
 """
 
 
@@ -86,8 +90,9 @@ class Running:
             assert read, self.lines
             line = read.decode().rstrip()
             self.lines.append(line)
-            if line.startswith("worker ") and line.split()[1].isdigit() and "ended" not in line:
-                self.pids.append(int(line.split()[1]))
+            match line.split():
+                case ["worker", pid]:
+                    self.pids.append(int(pid))
             if line.startswith(wanted) if isinstance(wanted, str) else wanted(line):
                 return line
 
@@ -107,11 +112,13 @@ class Running:
 
 
 @asynccontextmanager
-async def supervising(mode: str = "", workers: int = 2, drain_seconds: float = 60) -> AsyncIterator[Running]:
+async def supervising(
+    mode: str = "", workers: int = 2, drain_seconds: float = 60, interpreter: str = sys.executable
+) -> AsyncIterator[Running]:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
-            *("-c", SUPERVISOR, mode, str(workers), str(listening.fileno()), WORKER, str(drain_seconds)),
+            *("-c", SUPERVISOR, mode, str(workers), str(listening.fileno()), WORKER, str(drain_seconds), interpreter),
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             pass_fds=(listening.fileno(),),
@@ -175,6 +182,34 @@ async def test_a_worker_that_can_not_serve_stops_the_start() -> None:
         lines, status = await server.rest()
     assert [line for line in lines if not line.startswith("gone")] == ["a bad setting"]
     assert status == 3
+
+
+async def test_a_worker_that_can_not_be_started_again_is_tried_again(tmp_path: Path) -> None:
+    """Its interpreter is being replaced, or the system has no process left: the others serve on meanwhile."""
+    interpreter = tmp_path / "python"
+    interpreter.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    interpreter.chmod(0o755)
+    async with supervising(interpreter=str(interpreter)) as server:
+        await server.line("ready")
+        victim, other = server.pids
+        away = interpreter.rename(tmp_path / "away")
+        os.kill(victim, signal.SIGKILL)
+        for _ in range(2):
+            await server.line(lambda line: "can't be started ([Errno 2] No such file" in line)
+            assert await server.who() == other
+        away.rename(interpreter)
+        while len(server.pids) < 3:
+            await server.line("worker ")
+        server.process.terminate()
+        assert (await server.rest())[1] == 0
+
+
+async def test_a_first_worker_that_can_not_be_started_stops_the_start() -> None:
+    """The reason in one line, and exit status 1: none of the others would fare better."""
+    async with supervising(workers=4, interpreter="/nowhere/python") as server:
+        lines, status = await server.rest()
+    assert lines == ["no worker: [Errno 2] No such file or directory: '/nowhere/python'"]
+    assert status == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -23,6 +23,10 @@ FIRST_DELAY, LAST_DELAY = 0.1, 10.0
 """Seconds before a worker that died is replaced: doubled each time, from the beginning once one has lived longer."""
 
 
+class NoWorker(Exception):
+    """Not even the first worker could be started; the text says why."""
+
+
 def join(supervisor: int) -> None:
     """In a worker, on its loop: say that it listens, and treat the supervisor's end as a SIGTERM.
 
@@ -71,10 +75,18 @@ class Supervisor:
         self._processes: set[asyncio.subprocess.Process] = set()
         self._waiting = workers  # for this many to serve
         self._status = 0
+        self._failure: Exception | None = None
 
     def run(self) -> int:
-        """The exit status: 0 after a signal, that of the first worker where it couldn't serve."""
-        return asyncio.run(self._run())
+        """The exit status: 0 after a signal, that of the first worker where it couldn't serve.
+
+        Raises:
+            NoWorker: The system starts none.
+        """
+        status = asyncio.run(self._run())
+        if self._failure is not None:
+            raise NoWorker(str(self._failure)) from self._failure
+        return status
 
     async def _run(self) -> int:
         self._stopping, self._first_serves = asyncio.Event(), asyncio.Event()
@@ -104,20 +116,29 @@ class Supervisor:
         delay = FIRST_DELAY
         while not self._stopping.is_set():
             started = asyncio.get_running_loop().time()
-            status = await self._live(index)
+            failure: Exception | None = None
+            try:
+                status = await self._live(index)
+            except (OSError, RuntimeError) as exc:  # no process, no thread to wait for it; the others serve on
+                status, failure = 1, exc
             if self._stopping.is_set():
                 return
             if not self._first_serves.is_set():
-                self._status = status if status > 0 else 1
+                self._status, self._failure = status if status > 0 else 1, failure
                 self._stopping.set()
                 return
             lived = asyncio.get_running_loop().time() - started
             delay = FIRST_DELAY if lived > LAST_DELAY else min(delay * 2, LAST_DELAY)
-            logger.error("worker %d ended with status %d, a new one starts in %.1f s", index, status, delay)
+            end = f"ended with status {status}" if failure is None else f"can't be started ({failure})"
+            logger.error("worker %d %s, a new one starts in %.1f s", index, end, delay)
             await self._either(self._stopping, delay)
 
     async def _live(self, index: int) -> int:
-        """One life of a worker; gives its exit status."""
+        """One life of a worker; gives its exit status.
+
+        Raises:
+            OSError, RuntimeError: It could not be started.
+        """
         ours, theirs = socket.socketpair()
         with ours:
             with theirs:

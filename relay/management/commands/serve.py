@@ -171,7 +171,10 @@ class Command(BaseCommand):
                 on_exit=metrics.forget_process,
                 beside=Keeper(keeper, settings.RELAY.rate_limit),
             )
-            return supervisor.run()
+            try:
+                return supervisor.run()
+            except supervision.NoWorker as exc:
+                raise CommandError(f"no worker can be started: {exc}") from None
 
 
 def _allow_open_files() -> None:
