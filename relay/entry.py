@@ -1,7 +1,7 @@
-"""The first room: which request is this, from where, and may it come in at all? One ASGI layer for both protocols.
+"""The first question of every request and handshake: which one is this, and from where?
 
-It fills ``scope["relay"]`` with an `Arrival`, refuses hosts that are not ours, and rates. `TRUSTED_PROXIES` decides
-whose ``X-Forwarded-*``, ``Forwarded`` and ``X-Request-ID`` count; everybody else's are as good as not sent.
+`TRUSTED_PROXIES` decides whose ``X-Forwarded-*``, ``Forwarded`` and ``X-Request-ID`` count; everybody else's are as
+good as not sent.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -226,15 +226,27 @@ class Runtime:
         self.revocations.add(entries)
         if not self.started:  # what was in force before: there is no socket yet, and nobody wants to read it again
             return
+        by_jti: dict[str, list[LiveSocket]] = {}
+        if any(entry.kind == "jti" for entry in entries):
+            for socket in self.registry:
+                by_jti.setdefault(socket.identity.jti if socket.identity else "", []).append(socket)
         for entry in entries:
-            closed = self.registry.end_where(lambda socket, e=entry: revokes(e, socket.identity), REVOKED)  # type: ignore[misc]
+            match entry.kind:
+                case "token":
+                    among: Iterable[LiveSocket] = self.registry.by_fingerprint(entry.value)
+                case "user":
+                    among = self.registry.of_user(entry.value)
+                case _:
+                    among = by_jti.get(entry.value, ())
+            closed = self.registry.end_where(lambda socket, e=entry: revokes(e, socket.identity), REVOKED, among)  # type: ignore[misc]
             value = entry.value[:12] if entry.kind == "token" else entry.value
             events.auth_revoked(kind=entry.kind, value=value, sockets_closed=closed)
 
     def on_kicks(self, entries: list[KickEntry]) -> None:
         """End the sockets that an administrator picked."""
         for entry in entries:
-            self.registry.end_where(lambda socket, e=entry: _kicked(e, socket), KICKED)  # type: ignore[misc]
+            among = self.registry.of_user(entry.value) if entry.kind == "user" else None
+            self.registry.end_where(lambda socket, e=entry: _kicked(e, socket), KICKED, among)  # type: ignore[misc]
 
     def on_renewals(self, entries: list[RenewalEntry]) -> None:
         """Move sockets to the fresh tokens that another process was shown."""

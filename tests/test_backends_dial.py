@@ -110,6 +110,20 @@ async def test_small_writes_are_not_held_back():
 # Several addresses (RFC 8305)
 
 
+async def test_a_connection_that_is_lost_at_once_is_none():
+    """uvloop's transports raise whatever they like when somebody writes to them then."""
+
+    class Lost(asyncio.Protocol):
+        def connection_made(self, transport):
+            transport.abort()
+
+    async with raw_backend(lambda peer: peer.ended()) as backend:
+        attempt = Dial(Url.parse(f"http://127.0.0.1:{backend.port}"), Resolver(), True)
+        with pytest.raises(DialFailed, match=r"connection reset: 127\.0\.0\.1:") as caught:
+            await attempt.connect(Lost, 5)
+    assert caught.value.phase == "connect"
+
+
 async def test_an_address_that_refuses_gives_way_at_once():
     """No time is lost on it."""
     async with raw_backend(lambda peer: peer.ended()) as backend:

@@ -348,6 +348,27 @@ async def answer_with(raw: bytes) -> stack.Behaviour:
     return behaviour
 
 
+@pytest.mark.parametrize("status", [299, 451, 599, 600, 999])
+async def test_any_status_crosses(status: int) -> None:
+    """A response of the backend, whatever its status, is no refusal (section 4)."""
+    raw = b"HTTP/1.1 %d Any\r\nContent-Length: 2\r\n\r\nno" % status
+    async with stack.backend(await answer_with(raw)) as backend:
+        async with stack.gateway(stack.snapshot(backend.url)) as gateway:
+            answer = await gateway.request("/api/x", headers=bearer())
+    assert (answer.status, answer.body) == (status, b"no")
+
+
+async def test_a_fault_right_behind_the_head_is_the_backends(events: Events) -> None:
+    """As nothing has gone out yet, the client can still be told: one answer, one line, and the backend's fault."""
+    raw = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"
+    async with stack.backend(await answer_with(raw)) as backend:
+        async with stack.gateway(stack.snapshot(backend.url)) as gateway:
+            answer = await gateway.request("/api/x", headers=bearer())
+    assert (answer.status, answer.code) == (502, "backend_protocol_error")
+    assert events.one("http.refused")["request_id"] == answer.get("x-request-id")
+    assert not events.named("http.request")
+
+
 async def test_the_response_crosses_as_it_is(events: Events) -> None:
     """Status, repeats and values as the backend gave them; hop-by-hop fields and its CORS gone; nothing invented."""
     raw = (

@@ -14,9 +14,10 @@ import uvloop
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from relay.forwarding import UnsafeField
 from relay.http import client as client_module
 from relay.http import exchange as exchange_module
-from relay.http.client import Client, UnsafeField
+from relay.http.client import Client
 from relay.http.connection import Connection
 from relay.http.exchange import Exchange, Unanswered
 from relay.refusals import BackendError, BackendProtocolError, BackendTimeout, BackendUnreachable

@@ -6,11 +6,14 @@ import asyncio
 import json
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from relay.server.connection import Connection
+from relay.server.limits import Limits
 from relay.typing import Message, Receive, Scope, Send
 from tests.server_helpers import (
     GET,
@@ -762,3 +765,22 @@ async def test_a_client_that_takes_nothing_is_cut() -> None:
         client.send(GET)
         await cancelled.wait()
         await until(lambda: not served.host.connections)
+
+
+def test_a_client_that_was_slow_before_has_all_of_its_time_again() -> None:
+    """Two pauses with the same number of bytes unsent, and time enough in between, are not one long one."""
+    transport = Mock(
+        spec=asyncio.Transport, **{"is_closing.return_value": False, "get_write_buffer_size.return_value": 9}
+    )
+    connection = Connection(Mock(limits=Limits(write_time=10)))
+    connection.transport = transport
+    for begin in (100.0, 200.0):
+        connection.pause_writing()
+        connection.check_timeouts(begin)
+        connection.check_timeouts(begin + 9)
+        connection.resume_writing()
+    transport.abort.assert_not_called()
+    connection.pause_writing()
+    connection.check_timeouts(300.0)
+    connection.check_timeouts(311.0)
+    transport.abort.assert_called_once()

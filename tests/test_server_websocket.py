@@ -284,6 +284,29 @@ async def test_a_client_that_leaves_before_the_answer(how: str) -> None:
     assert seen == [{"type": "websocket.connect"}, {"type": "websocket.disconnect", "code": 1006, "reason": ""}]
 
 
+async def test_a_handshake_behind_a_request_whose_client_is_gone() -> None:
+    """It is cancelled before its first step; whoever it was, the connection is not kept for it."""
+    asked, go = asyncio.Event(), asyncio.Event()
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            asked.set()
+            await go.wait()
+            await respond(send, b"http")
+
+    async with serving(application, application_close_time=3600, **QUICK) as served:
+        for _ in range(20):
+            async with served.client() as client:
+                client.send(GET + HANDSHAKE)
+                await asked.wait()
+                await until(lambda: not connection_of(served).reading)
+                client.vanish()
+                go.set()
+                await until(lambda: not served.host.connections)
+            asked.clear()
+            go.clear()
+
+
 # --- messages ---------------------------------------------------------------------------------------------------------
 
 MESSAGES = [

@@ -670,6 +670,25 @@ async def test_a_ping_waits_for_a_boundary() -> None:
         assert [(await it.client.next()).opcode for _ in range(2)] == [PING, TEXT]
 
 
+@on_both_loops
+@SIDES
+async def test_a_ping_that_was_not_sent_needs_no_answer(side: str) -> None:
+    """A message in one frame may take longer than any limit: meanwhile the other side can't even be asked."""
+    async with tunnelled(limits=Limits(ping=0.02, pong=0.1)) as it:
+        writer, reader, waits = it[side], it.other(side), it.tunnel.client if side == "backend" else it.tunnel.backend
+        whole = frame(BINARY, b"x" * 60_000, masked=side == "client")
+        done, end = 0, asyncio.get_running_loop().time() + 0.4
+        while asyncio.get_running_loop().time() < end or not waits.waiting:
+            writer.write(whole[done : done + 10])
+            assert await reader.reader.readexactly(10) == whole[done : done + 10]
+            done += 10
+            await asyncio.sleep(0.005)
+        writer.write(whole[done:])
+        assert await reader.reader.readexactly(len(whole) - done) == whole[done:]
+        assert (await reader.next()).opcode == PING
+        assert it.tunnel.ending is None
+
+
 # Slow sides
 
 

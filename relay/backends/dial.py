@@ -58,11 +58,15 @@ class Dial:
             async with asyncio.timeout(limit or None):
                 addresses = await self._resolve()
                 if len(addresses) == 1:
-                    return await self._open(addresses[0], factory)
-                return await self._race(addresses, factory)
+                    connection = await self._open(addresses[0], factory)
+                else:
+                    connection = await self._race(addresses, factory)
         except TimeoutError as exc:
             step = {"resolve": "name resolution", "connect": "connect", "tls": "TLS handshake"}[self.phase]
             raise DialFailed(self.phase, f"{step} timed out after {limit:g} s: {self.place}", timed_out=True) from exc
+        if connection[0].is_closing():  # uvloop's transports raise when they are written to then
+            raise DialFailed(self.phase, f"connection reset: {self.place}")
+        return connection
 
     async def _resolve(self) -> tuple[Address, ...]:
         url = self._url

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from relay.backends.balance import UrlState
 from relay.backends.connector import Connector, unreachable
 from relay.backends.dial import DialFailed
+from relay.forwarding import request_head
 from relay.http.connection import Connection
 from relay.http.exchange import Exchange, Unanswered
 from relay.http.pool import Key, Pool
@@ -23,10 +24,6 @@ IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 
 Address = Callable[[Url], tuple[bytes, bytes]]
 """Gives the request target and the ``Host`` for the url that is taken."""
-
-
-class UnsafeField(ValueError):
-    """A value holds CR, LF or NUL: sent as it is, it would make another request (RFC 9110 §5.5)."""
 
 
 @dataclass(slots=True)
@@ -46,24 +43,18 @@ class Request:
     length: int | None = None
 
     def head(self, url: Url) -> bytes:
-        """The request line and the fields, ``Host`` first (RFC 9112 §3.2).
+        """The request line and the fields.
 
         Raises:
             UnsafeField: In the target, the ``Host`` or a field.
         """
         target, host = self.address(url)
-        lines = [b"%b %b HTTP/1.1\r\nhost: %b" % (self.method.encode(), target, host)]
-        lines += [b"%b: %b" % field for field in self.headers]
+        framing: RawHeaders = []
         if self.length is not None:
-            lines.append(b"content-length: %d" % self.length)
+            framing = [(b"content-length", b"%d" % self.length)]
         elif self.body is not None:
-            lines.append(b"transfer-encoding: chunked")
-        lines.append(b"\r\n")
-        head = b"\r\n".join(lines)
-        ends = len(lines) + 1
-        if head.count(b"\n") != ends or head.count(b"\r") != ends or b"\0" in head:
-            raise UnsafeField("a field for the backend holds CR, LF or NUL")
-        return head
+            framing = [(b"transfer-encoding", b"chunked")]
+        return request_head(self.method.encode(), target, host, self.headers + framing)
 
     @property
     def expects_continue(self) -> bool:

@@ -99,6 +99,8 @@ class Exchange:
                 if self._error is not None:
                     raise self._error
                 await self._wait()
+            if self._error is not None and not self._chunks:  # broken before anything of it could go out
+                raise self._error
         except BaseException:
             self.close()
             raise

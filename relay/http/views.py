@@ -6,7 +6,7 @@ from django.http.response import HttpResponseBase
 
 from relay import access, forwarding
 from relay.http import journal
-from relay.http.client import Request, UnsafeField
+from relay.http.client import Request
 from relay.http.exchange import Exchange
 from relay.http.request import BodyTooLarge, RelayRequest
 from relay.http.response import RelayedResponse, refused
@@ -23,7 +23,7 @@ async def relay(request: RelayRequest) -> HttpResponseBase:
         exchange = await _exchange(request, verdict)
     except BodyTooLarge as exc:
         return refused(request, exc.refusal)
-    except UnsafeField as exc:
+    except forwarding.UnsafeField as exc:
         return refused(request, Refusal("bad_request", str(exc)))
     except BackendError as exc:
         if exc.refusal.status != 503:

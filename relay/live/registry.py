@@ -2,8 +2,7 @@
 
 One registry per process, touched only from the event loop's thread: nothing here locks. Filing and
 forgetting a socket, and finding the sockets of a user or of a token, cost the same with ten sockets as with
-ten thousand. Other processes are reached by the bus and by the database, which end up calling the same
-methods over there.
+ten thousand. Other processes are reached by the database, and end up calling the same methods over there.
 
 A handshake takes its place before it dials (``reserve``) and gives it back when its socket is gone
 (``release``): so two handshakes that arrive together can't both be the last one that the limit allows.
@@ -12,7 +11,7 @@ A handshake takes its place before it dials (``reserve``) and gives it back when
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -173,9 +172,18 @@ class Registry:
 
     # Endings.
 
-    def end_where(self, predicate: Callable[[LiveSocket], bool], ending: Ending) -> int:
-        """End every socket that the predicate picks; return how many."""
-        picked = [socket for socket in self._sockets.values() if predicate(socket)]
+    def end_where(
+        self,
+        predicate: Callable[[LiveSocket], bool],
+        ending: Ending,
+        among: Iterable[LiveSocket] | None = None,
+    ) -> int:
+        """End every socket that the predicate picks; return how many.
+
+        Args:
+            among: Those that it can pick at all, where an index knows; by default, all.
+        """
+        picked = [socket for socket in (self if among is None else among) if predicate(socket)]
         for socket in picked:
             socket.end(ending)
         return len(picked)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import select
 import socket
 import struct
@@ -69,6 +70,7 @@ class Connection(asyncio.Protocol):
         self.writable.clear()
 
     def resume_writing(self) -> None:
+        self._unsent = 0
         if self.writable is not None:
             self.writable.set()
 
@@ -130,7 +132,8 @@ class Connection(asyncio.Protocol):
         self.deadline = self.loop.time() + seconds
         self.resume_reading()
         if self.transport.can_write_eof():
-            self.transport.write_eof()
+            with contextlib.suppress(OSError):  # asyncio's own transports: it was reset meanwhile
+                self.transport.write_eof()
 
     def reset(self) -> None:
         """End the connection in a way that no client can take for the end of a message."""

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import binascii
 import re
-from base64 import b64encode
 from collections.abc import Iterable
-from hashlib import sha1
+
+from websockets.utils import accept_key
 
 from relay.server.head import Head, Refused
 from relay.server.response import ApplicationError, field_lines
 from relay.typing import RawHeaders
 
-_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _OURS = frozenset({b"upgrade", b"connection", b"sec-websocket-accept", b"sec-websocket-protocol"})
 
@@ -64,10 +63,9 @@ def accepted(key: bytes, subprotocol: str | None, offered: Iterable[str], header
     """
     if subprotocol is not None and (subprotocol not in offered or not _TOKEN.fullmatch(subprotocol)):
         raise ApplicationError("the accepted subprotocol was not offered by the client")
-    proof = b64encode(sha1(key + _GUID).digest())  # noqa: S324 - what RFC 6455 asks for
     lines = [
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: ",
-        proof,
+        accept_key(key.decode("latin-1")).encode(),
         b"\r\n",
         b"Sec-WebSocket-Protocol: %b\r\n" % subprotocol.encode() if subprotocol is not None else b"",
         field_lines([field for field in headers if field[0].lower() not in _OURS]),

@@ -14,7 +14,7 @@ from relay.server.head import Refused
 from relay.typing import RawHeaders
 
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
-STATUS_LINES = {n: f"HTTP/1.1 {n} {_PHRASES.get(n, '')}\r\n".encode() for n in range(100, 600)}
+STATUS_LINES = {n: f"HTTP/1.1 {n} {_PHRASES.get(n, '')}\r\n".encode() for n in range(100, 1000)}
 CONTINUE = STATUS_LINES[100] + b"\r\n"
 
 _FRAMING = frozenset({b"content-length", b"transfer-encoding", b"connection", b"keep-alive", b"server"})

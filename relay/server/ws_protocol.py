@@ -125,6 +125,8 @@ class WebSocketProtocol(Connection):
         self.resume_writing()
         if self._state is _State.CONNECTING and self.task is not None:
             self.task.cancel()
+            if self not in self.host.applications:  # cancelled before its first step: run() never comes
+                self.task = None
         self._end()
         self._lose()
 

@@ -22,7 +22,7 @@ from relay.websocket.carrier import Carrier, Terms
 from relay.websocket.journal import Journal
 from relay.websocket.lifetime import DEFAULT_LIMITS, Limits
 from relay.websocket.messages import MessageRelay
-from relay.websocket.opening import Accepted, Opening, UnsafeField
+from relay.websocket.opening import Accepted, Opening
 from relay.websocket.socket import CarriedSocket
 from relay.websocket.tunnel import Tunnel
 from relay.websocket.upstream import Upstream, dial
@@ -128,7 +128,7 @@ class RelayConsumer(AsyncWebsocketConsumer):
         opening = Opening(scope, self.arrival, grant, self.who, self.runtime.forwarding, subprotocols, offers)
         try:
             upstream = await self._dial_while_the_client_waits(opening)
-        except UnsafeField as exc:
+        except forwarding.UnsafeField as exc:
             await self._refuse(Denied(Refusal("bad_request", str(exc)), grant.route))
         except BackendError as exc:
             if exc.refusal.status != 503:

@@ -206,6 +206,8 @@ class Leg(asyncio.BufferedProtocol):
 
     def listening(self) -> bool:
         """Whether it is read; one that takes what is sent to it, be it slowly, is alive as well."""
+        if self.waiting and not self.full:
+            return False  # a ping of ours waits for the end of a frame, and what there is of that, it takes
         if self.full:
             unsent = self.transport.get_write_buffer_size()
             moved, self._unsent = unsent < self._unsent, unsent

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from websockets.utils import accept_key
 
 from relay import forwarding
 from relay.access import Grant
@@ -18,18 +16,10 @@ from relay.routing.snapshot import Url
 from relay.typing import RawHeaders, Scope
 from relay.websocket import deflate
 
-_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _EXCERPT = 200
 """Bytes of a refusing answer's body that go to the log."""
 _SHORTEST_SECRET = 3
 """Shorter cookie values are no secrets, and masking them would make a log line unreadable."""
-
-
-_LINE_END = re.compile(rb"[\r\n\0]")
-
-
-class UnsafeField(ValueError):
-    """A field that can't be sent to a backend as one field (RFC 9110 §5.5)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +60,8 @@ class Opening:
         """
         grant = self.grant
         target = forwarding.target(url, grant, self.rules.query(self.scope, grant, self.who))
+        host = forwarding.host(url, grant, self.arrival)
         fields = [
-            (b"host", forwarding.host(url, grant, self.arrival)),
             (b"upgrade", b"websocket"),
             (b"connection", b"Upgrade"),
             (b"sec-websocket-key", key),
@@ -84,10 +74,7 @@ class Opening:
         if origin := self.origin:
             fields.append((b"origin", origin))
         fields += self.rules.request_headers(self.scope, self.arrival, grant, self.who)
-        for name, value in fields:
-            if _LINE_END.search(value):
-                raise UnsafeField(f"the field {name.decode('latin-1')} has a line end or NUL in its value")
-        return b"GET %b HTTP/1.1\r\n%b\r\n" % (target, b"".join(b"%b: %b\r\n" % field for field in fields))
+        return forwarding.request_head(b"GET", target, host, fields)
 
     @property
     def origin(self) -> bytes | None:
@@ -103,7 +90,7 @@ class Opening:
             return "without Upgrade: websocket"
         if b"upgrade" not in forwarding.named_by_connection(headers):
             return "without Connection: Upgrade"
-        if fields.get(b"sec-websocket-accept") != [accept_for(key)]:
+        if fields.get(b"sec-websocket-accept") != [accept_key(key.decode()).encode()]:
             return "with a Sec-WebSocket-Accept that does not belong to the key"
         chosen = b", ".join(fields.get(b"sec-websocket-protocol", ())).decode("latin-1")
         if chosen and chosen not in self.subprotocols:
@@ -144,13 +131,3 @@ class Opening:
             elif name == b"authorization":
                 found.add(value.strip().rpartition(b" ")[2])
         return {value for value in found if len(value) >= _SHORTEST_SECRET}
-
-
-def new_key() -> bytes:
-    """A fresh ``Sec-WebSocket-Key`` (§4.1, 7.)."""
-    return base64.b64encode(os.urandom(16))
-
-
-def accept_for(key: bytes) -> bytes:
-    """The ``Sec-WebSocket-Accept`` that belongs to a key (§4.2.2, 5.4.)."""
-    return base64.b64encode(hashlib.sha1(key + _GUID, usedforsecurity=False).digest())

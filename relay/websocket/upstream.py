@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import cast
 
 import httptools
+from websockets.utils import generate_key
 
 from relay.backends.connector import Connector
 from relay.refusals import BackendProtocolError, BackendRefused, BackendTimeout
 from relay.routing.snapshot import Url
 from relay.typing import RawHeaders
-from relay.websocket.opening import Accepted, Opening, new_key
+from relay.websocket.opening import Accepted, Opening
 
 HEAD_LIMIT = 64 * 1024
 """Bytes of an answer's head, interim answers (1xx) included."""
@@ -45,7 +46,7 @@ async def dial(connector: Connector, opening: Opening) -> Upstream:
         BackendError: What exactly did not work; its ``str()`` is for the log.
     """
     backend = opening.grant.backend
-    key = new_key()
+    key = generate_key().encode()
     transport, answer, url = await connector.connect(backend, lambda: _Answer(opening.excerpt_size))
     try:
         transport.write(opening.request(url, key))
