@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from typing import ParamSpec, TypeVar
 
+from channels.db import database_sync_to_async
 from django import db
 from django.db import connection
+
+PATIENCE = 5.0
+"""Seconds that a request waits for the database."""
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 _MISSING = ("no such table", "no such column", "has no column named")
 """How SQLite says it."""
@@ -59,6 +68,17 @@ def _chain(exc: BaseException | None) -> Iterator[BaseException]:
     while exc is not None:
         yield exc
         exc = exc.__cause__
+
+
+async def in_thread(function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+    """Call from the event loop what needs the database, for a request that waits for it.
+
+    Raises:
+        TimeoutError: It took longer than `PATIENCE`. What has begun goes on in its thread, and may yet be written.
+    """
+    async with asyncio.timeout(PATIENCE):
+        result: _T = await database_sync_to_async(function, thread_sensitive=False)(*args, **kwargs)
+        return result
 
 
 class SameFile:

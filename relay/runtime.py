@@ -253,9 +253,15 @@ class Runtime:
         for entry in entries:
             self.renew(entry.fingerprint, Identity(**{**entry.identity, "roles": tuple(entry.identity["roles"])}))
 
-    def renew(self, fingerprint: str, identity: Identity) -> int:
-        """Let a user's sockets of an old token live by a fresh one, where it may do what they do; return how many."""
-        return self.registry.reauthenticate(fingerprint, identity, lambda socket: admits(socket.route, identity))
+    def renew(self, fingerprint: str, identity: Identity) -> None:
+        """Let a user's sockets of an old token live by a fresh one, where it may do what they do.
+
+        A fresh one that has been revoked by now saves none of them, and ends them instead.
+        """
+        self.registry.reauthenticate(fingerprint, identity, lambda socket: admits(socket.route, identity))
+        if self.revocations.check(identity) is not None:
+            for socket in self.registry.by_fingerprint(identity.fingerprint):
+                socket.end(REVOKED)
 
     # Metrics
 

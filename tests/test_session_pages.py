@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from types import SimpleNamespace
 
 import pytest
 from django.db import connection
 
+from relay import database
 from relay.identity.model import fingerprint
-from relay.models import Revocation, Ticket
+from relay.models import Renewal, Revocation, Ticket
 from tests import stack
 from tests.identity_helpers import OTHER_SECRET, token
 
@@ -31,6 +34,20 @@ def post(gateway):
         return await gateway.request(page, "POST", headers, content)
 
     return send
+
+
+@pytest.fixture
+def no_tables(transactional_db):
+    """A database that can't be written."""
+    with connection.schema_editor() as editor:
+        editor.delete_model(Renewal)
+        editor.delete_model(Ticket)
+        editor.delete_model(Revocation)
+    yield
+    with connection.schema_editor() as editor:
+        editor.create_model(Renewal)
+        editor.create_model(Ticket)
+        editor.create_model(Revocation)
 
 
 # All three
@@ -205,6 +222,62 @@ async def test_the_fresh_token_must_be_valid_whatever_the_cookie_says(post):
     assert (await post("/gateway/session", {"previous": OLD}, token(exp=1), cookie=OLD)).code == "expired_token"
 
 
+@pytest.fixture
+def followed(gateway, monkeypatch):
+    """A gateway that follows a database: a renewal is written, so that other processes hear of it."""
+    watcher = SimpleNamespace(age_seconds=0.0, error="", revision=0, stop=lambda: None)
+    monkeypatch.setattr(gateway.runtime, "watcher", watcher)
+    return gateway
+
+
+async def test_a_renewal_that_can_not_be_written_is_none(no_tables, followed, post, events):
+    """Or the sockets of this process would have moved, and those of the others not."""
+    async with followed.websocket(additional_headers={"Authorization": f"Bearer {OLD}"}):
+        answer = await post("/gateway/session", {"previous": OLD}, FRESH)
+        assert (answer.status, answer.code) == (500, "internal_error")
+        assert events.one("http.refused")["detail"] == "the renewal could not be written: OperationalError"
+        (live,) = followed.runtime.registry
+        assert live.identity.jti == "old"
+
+
+async def test_a_renewal_does_not_wait_for_a_database_that_hangs(followed, post, events, monkeypatch):
+    """The client can try again; whoever holds the lock may hold it for long."""
+    monkeypatch.setattr(database, "PATIENCE", 0.01)
+    release, loop = asyncio.Event(), asyncio.get_running_loop()
+    monkeypatch.setattr(Renewal, "save", lambda row: asyncio.run_coroutine_threadsafe(release.wait(), loop).result(10))
+    answer = await post("/gateway/session", {"previous": OLD}, FRESH)
+    release.set()
+    assert (answer.status, answer.code) == (500, "internal_error")
+    assert events.one("http.refused")["detail"] == "the renewal could not be written: TimeoutError"
+
+
+async def test_the_watcher_may_be_quicker(followed, post, monkeypatch):
+    """It reads the row as soon as it is committed; the answer counts what has moved all the same."""
+    loop = asyncio.get_running_loop()
+
+    async def watcher_reads(row):
+        followed.runtime.on_renewals([SimpleNamespace(fingerprint=row.fingerprint, identity=row.identity)])
+
+    monkeypatch.setattr(
+        Renewal, "save", lambda row: asyncio.run_coroutine_threadsafe(watcher_reads(row), loop).result(10)
+    )
+    async with followed.websocket(additional_headers={"Authorization": f"Bearer {OLD}"}):
+        assert (await post("/gateway/session", {"previous": OLD}, FRESH)).json == renewed(1)
+
+
+async def test_a_fresh_token_that_is_revoked_meanwhile_saves_nothing(followed, post, monkeypatch):
+    """The revocation found no socket of that token: those that come to it later must not outlive it."""
+    loop = asyncio.get_running_loop()
+
+    async def revokes():
+        followed.runtime.on_revocations([_revocation(followed, FRESH)])
+
+    monkeypatch.setattr(Renewal, "save", lambda row: asyncio.run_coroutine_threadsafe(revokes(), loop).result(10))
+    async with followed.websocket(additional_headers={"Authorization": f"Bearer {OLD}"}) as client:
+        await post("/gateway/session", {"previous": OLD}, FRESH)
+        assert await stack.closed(client) == (4401, "token revoked")
+
+
 # /gateway/ticket
 
 
@@ -271,18 +344,6 @@ async def test_an_endless_origin_is_refused(post):
     """The column has its length."""
     answer = await post("/gateway/ticket", PATH, token(), Origin="https://" + "x" * 300)
     assert (answer.status, answer.code) == (400, "bad_request")
-
-
-@pytest.fixture
-def no_tables(transactional_db):
-    """A database that can't be written."""
-    with connection.schema_editor() as editor:
-        editor.delete_model(Ticket)
-        editor.delete_model(Revocation)
-    yield
-    with connection.schema_editor() as editor:
-        editor.create_model(Ticket)
-        editor.create_model(Revocation)
 
 
 async def test_no_ticket_without_a_database(no_tables, post, events):

@@ -8,6 +8,7 @@ import time
 import pytest
 from django.db import connection
 
+from relay import database
 from relay.identity import tickets as module
 from relay.identity.model import Identity
 from relay.identity.tickets import LIFETIME, InvalidTicket, Tickets, TicketStoreUnreachable
@@ -150,7 +151,7 @@ async def test_a_failing_database_is_told_from_a_bad_ticket(no_table, tickets):
 
 async def test_a_database_that_does_not_answer_is_not_waited_for(tickets, monkeypatch):
     """A handshake has a limit, too."""
-    monkeypatch.setattr(module, "_TIMEOUT", 0.01)
+    monkeypatch.setattr(database, "PATIENCE", 0.01)
     answer = asyncio.Event()
     loop = asyncio.get_running_loop()
 

@@ -7,19 +7,16 @@ revoked user is kept for good: nobody knows how long the tokens live that were i
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 
-from channels.db import database_sync_to_async
-
+from relay import database
 from relay.identity.model import Identity
 from relay.models import Revocation
 from relay.routing.watch import RevocationEntry
 
 _SWEEP = 60.0  # s between two removals of what has expired
-_TIMEOUT = 5.0  # s for the database
 
 
 def revokes(entry: RevocationEntry, identity: Identity | None) -> bool:
@@ -113,8 +110,7 @@ async def record_in_thread(entry: RevocationEntry, note: str = "") -> None:
     Raises:
         TimeoutError: The database did not answer.
     """
-    async with asyncio.timeout(_TIMEOUT):
-        await database_sync_to_async(record, thread_sensitive=False)(entry, note)
+    await database.in_thread(record, entry, note)
 
 
 def _moment(seconds: float) -> datetime:

@@ -7,7 +7,6 @@ other finds.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import re
 import secrets
@@ -17,9 +16,9 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
-from channels.db import database_sync_to_async
 from django import db
 
+from relay import database
 from relay.identity.model import Identity
 from relay.models import Ticket
 
@@ -27,7 +26,6 @@ LIFETIME = 30  # s
 LONGEST_PATH = 2000  # characters
 LONGEST_ORIGIN = 300  # characters
 
-_TIMEOUT = 5.0  # s for the database
 _FORM = re.compile(r"[A-Za-z0-9_-]{43}")  # 256 random bits in base64url
 
 
@@ -103,7 +101,6 @@ def _take(digest: str) -> Ticket | None:
 
 async def _in_thread(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     try:
-        async with asyncio.timeout(_TIMEOUT):
-            return await database_sync_to_async(function, thread_sensitive=False)(*args, **kwargs)
+        return await database.in_thread(function, *args, **kwargs)
     except (db.Error, TimeoutError) as exc:
         raise TicketStoreUnreachable(f"ticket store unreachable: {type(exc).__name__}") from exc

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-from channels.db import database_sync_to_async
+from django import db
 from django.http import HttpResponse, JsonResponse
 
+from relay import database
 from relay.http.request import RelayRequest
 from relay.identity.errors import TokenError
 from relay.identity.model import Identification, Identity, fingerprint
@@ -30,20 +31,29 @@ def fresh(who: Identification) -> Identification:
 async def session(request: RelayRequest, identity: Identity, body: dict[str, Any]) -> HttpResponse:
     """Let the sockets of the previous token live by the fresh one of the same user."""
     previous = _previous(request, identity, body)
-    sockets = await renew_sockets(request.runtime, previous.fingerprint, identity)
+    try:
+        sockets = await renew_sockets(request.runtime, previous.fingerprint, identity)
+    except (db.Error, TimeoutError) as exc:
+        detail = f"the renewal could not be written: {type(exc).__name__}"
+        raise Refused(Refusal("internal_error", detail)) from exc
     return JsonResponse({"success": True, "sockets": sockets, "expires_at": identity.expires_at})
 
 
 async def renew_sockets(runtime: Runtime, fingerprint: str, identity: Identity) -> int:
     """Move the user's sockets from the token with this fingerprint to another; return how many there were here.
 
-    Other processes read the same from the database, within a second.
+    Other processes read the same from the database, within a second; so nothing moves before it is written.
+
+    Raises:
+        django.db.Error, TimeoutError: It could not be.
     """
-    moved = runtime.renew(fingerprint, identity)
+    moving = runtime.registry.by_fingerprint(fingerprint)
     if runtime.watcher is not None:
         row = Renewal(fingerprint=fingerprint, identity=asdict(identity))
-        await database_sync_to_async(row.save, thread_sensitive=False)()
-    return moved
+        await database.in_thread(row.save)
+    runtime.renew(fingerprint, identity)
+    # Counted behind it: the watcher may have moved them before the row's thread had come back.
+    return sum(socket.identity is not None and socket.identity.fingerprint == identity.fingerprint for socket in moving)
 
 
 def _previous(request: RelayRequest, identity: Identity, body: dict[str, Any]) -> Identity:
