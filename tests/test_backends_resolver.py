@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
+import subprocess
+import sys
 
 import pytest
 
 from relay.backends import resolver as resolver_module
 from relay.backends.resolver import Resolver, literal
+from tests import stack
+from tests.served import ROOT
 
 V4, V6 = socket.AF_INET, socket.AF_INET6
 
@@ -78,6 +83,92 @@ async def test_an_old_answer_is_better_than_none_for_a_while(names, monkeypatch,
             await found(resolver)
     else:
         assert await found(resolver) == expected
+
+
+async def test_a_silent_name_server_is_not_waited_for(names, monkeypatch):
+    """glibc waits 10 s for it, longer than `connect_timeout`; the first waits a moment, those behind it not at all."""
+    monkeypatch.setattr(resolver_module, "FRESH_FOR", -1.0)
+    monkeypatch.setattr(resolver_module, "PATIENCE", 0.01)
+    resolver = Resolver()
+    await found(resolver)
+    names.gate.clear()
+    names.answer = [(V4, "192.0.2.2")]
+    async with asyncio.timeout(5):
+        assert await found(resolver) == ["192.0.2.1:80"]
+        monkeypatch.setattr(resolver_module, "PATIENCE", 0)
+        assert [await found(resolver) for _ in range(3)] == [["192.0.2.1:80"]] * 3
+        assert names.asked == 2  # one question at a time, however many want a newer answer
+        names.gate.set()
+        monkeypatch.setattr(resolver_module, "PATIENCE", 5)
+        assert await found(resolver) == ["192.0.2.2:80"]
+    await resolver.close()
+
+
+async def test_a_silent_name_server_takes_no_backend_down(backend, monkeypatch):
+    """A request on a fresh connection is served by the answer from before."""
+    loop, silent, asked = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
+    port = int(backend.url.rpartition(":")[2])
+
+    async def getaddrinfo(host, port, **options):
+        if asked.is_set():
+            silent.set()
+            await asyncio.Event().wait()
+        asked.set()
+        return [(V4, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
+
+    monkeypatch.setattr(resolver_module, "FRESH_FOR", -1.0)
+    monkeypatch.setattr(loop, "getaddrinfo", getaddrinfo)
+    async with stack.gateway(stack.snapshot(f"http://backend.test:{port}", connect_timeout=2)) as gateway:
+        for _ in range(2):
+            async with gateway.websocket("/open-ws") as client:  # each dials
+                await client.send("hello")
+                assert await client.recv() == "hello"
+    assert silent.is_set()
+
+
+IN_A_NETWORK_OF_ITS_OWN = """
+mount --bind resolv.conf /etc/resolv.conf && mount --bind hosts /etc/hosts && exec "$0" -c "$1"
+"""
+BESIDE_SILENCE = """
+import asyncio, fcntl, os, socket, struct
+
+up = struct.pack("16sH14s", b"lo", 1 | 64, b"")  # IFF_UP | IFF_RUNNING
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+    fcntl.ioctl(any_socket, 0x8914, up)  # SIOCSIFFLAGS
+name_server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+name_server.bind(("127.0.0.1", 53))  # which reads nothing
+
+from relay.backends.resolver import Resolver
+from relay.server.loop import new_event_loop
+
+async def main():
+    resolver = Resolver()
+    silent = [asyncio.create_task(resolver.resolve(f"silent{n}.test", 80)) for n in range(8)]
+    await asyncio.to_thread(name_server.recv, 512)  # they are on their way
+    print(*await asyncio.wait_for(resolver.resolve("known.test", 80), 4), flush=True)
+    os._exit(0)
+
+with asyncio.Runner(loop_factory=new_event_loop) as runner:
+    runner.run(main())
+"""
+
+
+def test_names_that_hang_do_not_hold_up_the_others(tmp_path):
+    """Under `serve`, on uvloop: libuv has a few threads for all names."""
+    namespace = ["unshare", "--map-root-user", "--mount", "--net"]
+    if subprocess.run([*namespace, "true"], capture_output=True).returncode:
+        pytest.skip("this machine makes no namespaces")
+    (tmp_path / "resolv.conf").write_text("nameserver 127.0.0.1\n")
+    (tmp_path / "hosts").write_text("127.0.0.1 known.test\n")
+    done = subprocess.run(
+        [*namespace, "sh", "-c", IN_A_NETWORK_OF_ITS_OWN, sys.executable, BESIDE_SILENCE],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert (done.stdout, done.returncode) == ("127.0.0.1:80\n", 0), done.stderr
 
 
 async def test_a_failure_is_not_remembered(names):

@@ -19,7 +19,11 @@ FRESH_FOR = 5.0
 """Seconds an answer is used without asking again: getaddrinfo tells no time to live, and containers move."""
 
 STALE_FOR = 60.0
-"""Seconds an answer is still used when asking again fails: a name server's restart must not take backends down."""
+"""Seconds an answer is still used when asking again brings none: a name server that fails or is silent must not take
+backends down."""
+
+PATIENCE = 0.3
+"""Seconds that a question waits for a newer answer than a stale one; glibc asks a silent name server for 10."""
 
 REMEMBERED = 1024
 """Names kept; the least recently used one goes first."""
@@ -43,12 +47,18 @@ class _Answer:
     at: float
 
 
+@dataclass(slots=True)
+class _Question:
+    task: asyncio.Task[_Answer]
+    at: float
+
+
 class Resolver:
     """Resolves names; one question per name at a time, however many wait. Failures are not remembered."""
 
     def __init__(self) -> None:
         self._answers: OrderedDict[tuple[str, int], _Answer] = OrderedDict()
-        self._asking: dict[tuple[str, int], asyncio.Task[_Answer]] = {}
+        self._asking: dict[tuple[str, int], _Question] = {}
 
     async def resolve(self, host: str, port: int) -> tuple[Address, ...]:
         """Addresses of a host, at least one, families in turn, the system's favourite first (RFC 8305 §4).
@@ -60,22 +70,30 @@ class Resolver:
             return found
         key, now = (host, port), asyncio.get_running_loop().time()
         answer = self._answers.get(key)
-        if answer is None or now - answer.at > FRESH_FOR:
-            try:
-                answer = await self._ask(key)
-            except OSError:
-                if answer is None or now - answer.at > STALE_FOR:
-                    raise
+        if answer is None or now - answer.at > STALE_FOR:
+            answer = await asyncio.shield(self._ask(key).task)  # one who gives up takes the answer from nobody
+        elif now - answer.at > FRESH_FOR:
+            answer = await self._newer(key, now) or answer
         else:
             self._answers.move_to_end(key)
         return answer.addresses
 
-    async def _ask(self, key: tuple[str, int]) -> _Answer:
-        task = self._asking.get(key)
-        if task is None:
-            task = self._asking[key] = asyncio.create_task(self._look_up(key), name=f"resolve {key[0]}")
+    async def _newer(self, key: tuple[str, int], now: float) -> _Answer | None:
+        """What asking again gives, if it gives it soon; the question goes on beside, and is waited for only once."""
+        question = self._ask(key)
+        try:
+            async with asyncio.timeout(max(question.at + PATIENCE - now, 0)):
+                return await asyncio.shield(question.task)
+        except OSError:  # TimeoutError is one
+            return None
+
+    def _ask(self, key: tuple[str, int]) -> _Question:
+        question = self._asking.get(key)
+        if question is None:
+            task = asyncio.create_task(self._look_up(key), name=f"resolve {key[0]}")
+            question = self._asking[key] = _Question(task, asyncio.get_running_loop().time())
             task.add_done_callback(lambda done: (self._asking.pop(key, None), done.cancelled() or done.exception()))
-        return await asyncio.shield(task)  # one who gives up does not take the answer from the others
+        return question
 
     async def _look_up(self, key: tuple[str, int]) -> _Answer:
         loop = asyncio.get_running_loop()
@@ -92,7 +110,7 @@ class Resolver:
 
     async def close(self) -> None:
         """Forget the questions still asked."""
-        asking = list(self._asking.values())
+        asking = [question.task for question in self._asking.values()]
         for task in asking:
             task.cancel()
         await asyncio.gather(*asking, return_exceptions=True)

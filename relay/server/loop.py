@@ -12,6 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 from twisted.internet import asyncioreactor
 
+RESOLVER_THREADS = "32"
+"""libuv's threads for ``getaddrinfo``, of which it lets half hang at a time. By default there are 4: two names whose
+server is silent would keep all others waiting, those of ``/etc/hosts`` too."""
+
 
 def install() -> None:
     """Put Twisted's reactor on a fast loop, unless the process has a reactor already."""
@@ -25,6 +29,7 @@ def install() -> None:
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
     """uvloop's, or asyncio's own where there is none (Windows)."""
+    os.environ.setdefault("UV_THREADPOOL_SIZE", RESOLVER_THREADS)
     try:
         import uvloop
     except ImportError:
