@@ -6,7 +6,10 @@ import signal
 import sys
 from types import FrameType
 
-from django.core.exceptions import ImproperlyConfigured
+
+def call_off(number: int, frame: FrameType | None) -> None:
+    """There is nothing to drain yet, and the exit status of `serve` behind a signal is 0."""
+    sys.exit(0)
 
 
 def end(number: int, frame: FrameType | None) -> None:
@@ -15,12 +18,17 @@ def end(number: int, frame: FrameType | None) -> None:
 
 
 def main() -> None:
-    if os.getpid() == 1:
-        # A container's first process gets only the signals that it asks for: one that is stopped while it starts, or
-        # migrates, would hear nothing, and be killed 10 s later. (`serve` asks for them itself once it serves.)
+    # Before anything is imported, which takes a second.
+    if sys.argv[1:2] == ["serve"]:
+        for stop in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(stop, call_off)  # until it serves, and asks for them itself
+    elif os.getpid() == 1:
+        # A container's first process gets only the signals that it asks for: one that is stopped while it migrates
+        # would hear nothing, and be killed 10 s later.
         signal.signal(signal.SIGTERM, end)
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "gatewaysite.settings")
     from django import db
+    from django.core.exceptions import ImproperlyConfigured
     from django.core.management import execute_from_command_line
 
     try:

@@ -172,7 +172,20 @@ def catches(pid: int, number: signal.Signals) -> bool:
     return bool(int(mask, 16) >> (number - 1) & 1)
 
 
-def test_a_container_that_is_stopped_while_it_starts(site: served.Site) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_signal_while_it_starts(site: served.Site, number: signal.Signals, workers: str) -> None:
+    """Section 8: exit status 0, from the first moment on; nothing was taken that would have to be drained."""
+    command = [sys.executable, str(served.ROOT / "manage.py"), "serve", "-p", "0", "--workers", workers]
+    output = subprocess.PIPE
+    with subprocess.Popen(command, env=site.environment, stdout=output, stderr=subprocess.STDOUT) as process:
+        until(lambda: catches(process.pid, signal.SIGTERM))
+        process.send_signal(number)
+        said, _ = process.communicate(timeout=20)
+    assert (process.returncode, said) == (0, b"")
+
+
+def test_a_container_that_is_stopped_before_it_serves(site: served.Site) -> None:
     """Its first process is process 1, and the kernel gives that one no signal that it has not asked for."""
     command = [sys.executable, str(served.ROOT / "manage.py"), "import_config", "-"]  # which waits for its input
     namespace = ["unshare", "--map-root-user", "--pid", "--fork"]
