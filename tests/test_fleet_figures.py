@@ -69,9 +69,18 @@ def test_a_slot_is_told_once_when_it_has_ended() -> None:
     assert observer.slot(done, 120.0) == Slot(110, 4, 0, 0, 0, {})
 
 
-def test_a_clock_that_is_put_back_repeats_no_slot() -> None:
-    """The samples of a process are unique."""
+def test_a_clock_that_steps_back_a_little_repeats_no_slot() -> None:
+    """As one that is kept in time does; nothing of the counts is lost."""
     observer = Observer()
     observer.slot(totals(), 100.0)
-    assert observer.slot(totals(), 50.0) is None
+    assert observer.slot(totals(requests=1), 99.0) is None
     assert observer.slot(totals(requests=2), 110.0) == Slot(100, 0, 2, 0, 0, {})
+
+
+def test_a_clock_that_is_put_back_goes_on_from_there() -> None:
+    """By an hour, say: the curves must not stand still until it has caught up."""
+    observer = Observer()
+    observer.slot(totals(requests=1), 4000.0)
+    assert observer.slot(totals(requests=3), 400.0) is None
+    assert observer.slot(totals(requests=4), 410.0) == Slot(400, 0, 3, 0, 0, {})
+    assert observer.slot(totals(requests=4), 420.0) == Slot(410, 0, 0, 0, 0, {})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -95,6 +96,23 @@ def test_an_outage_is_waited_out(running: Reporter, database: Path) -> None:
     until(lambda: Sample.objects.filter(slot=130))
     assert sorted(Sample.objects.values_list("slot", flat=True)) == [100, 110, 120, 130]
     assert until(RefusalRecord.objects.first).request_id == "r1"
+
+
+def test_a_clock_that_is_put_back(running: Reporter, database: Path) -> None:
+    """Slots that come again replace the old ones, and none is written for ever."""
+    for begin in (100, 110, 120):
+        running.feed(report(slot(begin)))
+        until(lambda begin=begin: Sample.objects.filter(slot=begin))
+    running.feed(report(replace(slot(100), requests=7)))
+    until(lambda: Sample.objects.filter(slot=100, requests=7))
+    connection.close()
+    away = database.rename(database.with_suffix(".away"))
+    for requests, begin in enumerate((130, 110, 110)):  # twice: while the database was away
+        running.feed(report(replace(slot(begin), requests=requests)))
+    away.rename(database)
+    running.feed(report(slot(120)))
+    until(lambda: not running._slots)
+    assert dict(Sample.objects.values_list("slot", "requests")) == {100: 7, 110: 2, 120: slot(120).requests, 130: 0}
 
 
 def test_a_database_that_hangs_holds_up_nobody(running: Reporter) -> None:

@@ -113,11 +113,16 @@ class Observer:
         """The ten seconds that ended since the last call, or None; counts that came late are the next one's.
 
         Args:
-            wall: Unix time.
+            wall: Unix time. A small step back is waited out; from a larger one on, slots are told again.
         """
         begin = int(wall) // SLOT * SLOT
         before, self._slot_began = self._slot_began, self._slot_began or (begin, totals)
-        if before is None or begin <= before[0]:
+        if before is None:
+            return None
+        if begin < before[0] - SLOT:
+            self._slot_began = (begin, before[1])
+            return None
+        if begin <= before[0]:
             return None
         self._slot_began = (begin, totals)
         began, then = before

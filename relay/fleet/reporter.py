@@ -157,9 +157,17 @@ class Reporter:
                 config_error=report.config_error[:200],
                 figures=report.figures,
             )
-            samples = [_sample(self.id, slot) for slot in slots]
-            Sample.objects.bulk_create(samples, batch_size=_BATCH, ignore_conflicts=True)
-        while self._slots and slots and self._slots[0].begin <= slots[-1].begin:
+            # A slot that comes again, as the clock was put back, replaces what stood there; once in each statement.
+            samples = {slot.begin: _sample(self.id, slot) for slot in slots}
+            Sample.objects.bulk_create(
+                samples.values(),
+                batch_size=_BATCH,
+                update_conflicts=True,
+                unique_fields=("process", "slot"),
+                update_fields=("sockets", "requests", "errors", "messages", "refusals"),
+            )
+        written = set(map(id, slots))
+        while self._slots and id(self._slots[0]) in written:
             self._slots.popleft()
 
     def _write_process(self, **values: Any) -> None:
