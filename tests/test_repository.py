@@ -11,6 +11,7 @@ from django.core.management import get_commands
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from relay.models import Backend, Route
 from relay.refusals import KINDS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -176,6 +177,15 @@ def test_commands_that_are_named_exist(document: Path) -> None:
     targets = set(re.findall(r"^([a-z]+):", text("Makefile"), re.M))
     assert set(re.findall(r"(?:^|`)make ([a-z]+)", told, re.M)) <= targets
     assert set(re.findall(r"manage\.py ([a-z_]+)", told)) <= get_commands().keys()
+
+
+def test_what_others_are_called_here_exists() -> None:
+    """The right-hand column of docs/migrating.md: variables, and keys of the TOML."""
+    here = " ".join(re.findall(r"^\| .+ \| (.+) \|$", text("docs/migrating.md"), re.M))
+    assert set(re.findall(r"`([A-Z]+_[A-Z_]+)`", here)) <= variables_read()
+    keys = {field.name for model in (Backend, Route) for field in model._meta.get_fields()} | {"url", "urls"}
+    claims_and_commands = {"email", "exp", "import_config", "role", "sub", "user_id"}
+    assert set(re.findall(r"`([a-z_]+)(?: = [^`]+)?`", here)) - claims_and_commands <= keys
 
 
 @pytest.mark.parametrize("code", sorted(KINDS))
