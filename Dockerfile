@@ -1,6 +1,7 @@
 # The gateway for production. The demo's backend comes along for compose.yaml; the demo page needs DEBUG=1 and stays off.
 #
 #   docker build -t gateway .
+#   docker build -t gateway --build-arg OTEL=1 .      # with what traces need: docs/operations.md
 #   docker run --rm --env-file .env -v gateway:/data gateway python manage.py migrate
 #   docker run --detach --env-file .env -v gateway:/data -p 8000:8000 gateway
 
@@ -9,14 +10,17 @@ ARG PYTHON=3.13
 # Wheels are made where compilers are; they and their compilers stay behind.
 FROM python:${PYTHON}-slim AS wheels
 RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
-COPY requirements.txt /
-RUN pip wheel --no-cache-dir --wheel-dir /wheels --requirement /requirements.txt
+ARG OTEL
+COPY requirements.txt requirements-otel.txt /
+RUN pip wheel --no-cache-dir --wheel-dir /wheels --requirement /requirements.txt ${OTEL:+--requirement /requirements-otel.txt}
 
 FROM python:${PYTHON}-slim AS packages
-COPY requirements.txt /
+ARG OTEL
+COPY requirements.txt requirements-otel.txt /
 RUN --mount=type=bind,from=wheels,source=/wheels,target=/wheels \
     python -m venv --without-pip /venv && \
-    pip --python /venv/bin/python install --no-cache-dir --no-index --find-links /wheels --requirement /requirements.txt
+    pip --python /venv/bin/python install --no-cache-dir --no-index --find-links /wheels \
+    --requirement /requirements.txt ${OTEL:+--requirement /requirements-otel.txt}
 
 FROM python:${PYTHON}-slim
 ENV PATH=/venv/bin:$PATH \

@@ -40,6 +40,7 @@ bench: .venv/dev  ## The side-by-side benchmark
 
 lock: .venv/dev   ## requirements*.txt from the ranges in requirements*.in
 	$(BIN)/pip-compile $(LOCK) -o requirements.txt requirements.in
+	$(BIN)/pip-compile $(LOCK) -o requirements-otel.txt requirements-otel.in
 	$(BIN)/pip-compile $(LOCK) -o requirements-dev.txt requirements-dev.in
 LOCK := -q --strip-extras --no-emit-index-url --no-emit-find-links --no-emit-trusted-host
 

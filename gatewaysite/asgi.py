@@ -17,13 +17,24 @@ from relay.checks import under_stock_daphne  # noqa: E402
 from relay.gateway import Gateway  # noqa: E402
 from relay.http.handler import RelayHandler  # noqa: E402
 from relay.runtime import Runtime  # noqa: E402
+from relay.typing import ASGIApp  # noqa: E402
 from relay.websocket.consumer import RelayConsumer  # noqa: E402
 
 try:
     runtime = Runtime(settings.RELAY)
 except ValueError as exc:  # a key that can't be used
     raise ImproperlyConfigured(str(exc)) from None
-application = Gateway(runtime, RelayHandler(runtime), RelayConsumer.as_asgi(runtime=runtime))
+gateway = Gateway(runtime, RelayHandler(runtime), RelayConsumer.as_asgi(runtime=runtime))
+application: ASGIApp = gateway
+
+if settings.RELAY.traces:
+    os.environ.update(settings.RELAY.traces)  # OpenTelemetry reads its variables itself, some of them as it is imported
+    try:
+        from relay.tracing.layer import trace
+
+        application = trace(runtime, gateway)
+    except ValueError as exc:
+        raise ImproperlyConfigured(f"OpenTelemetry's variables (OTEL_…) can't be used: {exc}") from None
 
 if "daphne.server" in sys.modules and "relay.server.server" not in sys.modules:
     from daphne.access import AccessLogGenerator
@@ -33,6 +44,6 @@ if "daphne.server" in sys.modules and "relay.server.server" not in sys.modules:
 
     # Its access log is no logger of Python's, and a query may hold a token.
     _write_entry, AccessLogGenerator.write_entry = AccessLogGenerator.write_entry, _without_query
-    application.server_is_known = True
+    gateway.server_is_known = True
     _warning = under_stock_daphne()
     logging.getLogger("relay").warning("%s: %s; %s", _warning.id, _warning.msg, _warning.hint)

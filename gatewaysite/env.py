@@ -5,6 +5,7 @@ Every problem is reported at once, and each names its variable and the mend; no 
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import secrets
@@ -67,6 +68,7 @@ class RelaySettings:
     log_level: str = "INFO"
     metrics_token: str = field(default="", repr=False)
     redis_url: str = field(default="", repr=False)
+    traces: Mapping[str, str] = field(default_factory=dict, repr=False, hash=False)  # OTEL_… as the SDK reads them
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,7 @@ def read(variables: Mapping[str, str], base: Path) -> tuple[SiteSettings, RelayS
         log_level=reader.choice("LOG_LEVEL", LOG_LEVELS, "INFO"),
         metrics_token=reader.text("METRICS_TOKEN"),
         redis_url=_url(reader, "REDIS_URL", ("redis", "rediss", "unix")),
+        traces=_traces(reader),
     )
     if relay.demo and not debug:
         reader.problems.append("DEMO: the demo page hands out tokens; it needs DEBUG=1, and never runs in production")
@@ -243,6 +246,42 @@ def _url(reader: Reader, name: str, schemes: tuple[str, ...]) -> str:
         except ValueError:  # the client libraries would say so too, but with a traceback
             reader.problems.append(f"{name}: the host or port is none; write for example {schemes[0]}://host:port/…")
     return value
+
+
+def _traces(reader: Reader) -> dict[str, str]:
+    """OpenTelemetry's variables for its SDK, which reads them itself; none of them where no traces are sent."""
+    common = _url(reader, "OTEL_EXPORTER_OTLP_ENDPOINT", ("http", "https"))
+    own = _url(reader, "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", ("http", "https"))
+    exporter = reader.choice("OTEL_TRACES_EXPORTER", ("otlp", "none"), "otlp") if common or own else "none"
+    if exporter == "none" or reader.text("OTEL_SDK_DISABLED").lower() == "true":
+        return {}
+    if not _protocol(reader, "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"):
+        _protocol(reader, "OTEL_EXPORTER_OTLP_PROTOCOL")
+    if not _is_installed("opentelemetry.exporter.otlp.proto.http"):
+        name = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT" if own else "OTEL_EXPORTER_OTLP_ENDPOINT"
+        reader.problems.append(f"{name}: traces need more packages: pip install -r requirements-otel.txt")
+    return {name: value for name, value in reader.variables.items() if name.startswith("OTEL_")} | {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": common,
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": own,
+        "OTEL_EXPORTER_OTLP_HEADERS": reader.text("OTEL_EXPORTER_OTLP_HEADERS"),
+        "OTEL_EXPORTER_OTLP_TRACES_HEADERS": reader.text("OTEL_EXPORTER_OTLP_TRACES_HEADERS"),
+    }
+
+
+def _protocol(reader: Reader, name: str) -> str:
+    def parse(text: str) -> str:
+        if text != "http/protobuf":
+            raise ValueError
+        return text
+
+    return reader.parsed(name, parse, "", "http/protobuf, which is the one built in; collectors take it at port 4318")
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ImportError:  # a package that it is in is not there either
+        return False
 
 
 def _database(reader: Reader, base: Path) -> dict[str, Any]:

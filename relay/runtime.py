@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Coroutine, Iterable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from channels.db import database_sync_to_async
@@ -49,6 +50,7 @@ from relay.shared.bell import Listener
 from relay.shared.keeper import KeeperLine
 from relay.shared.quotas import Quotas, SharedQuotas
 from relay.shared.redis_book import RedisBook
+from relay.websocket.upstream import Dialler, dial
 
 log = logging.getLogger("relay")
 
@@ -67,6 +69,7 @@ class Runtime:
         snapshot: The configuration in force.
         draining: The process takes no new work.
         started: There is a configuration.
+        client, dial: By them requests and handshakes reach the backends; `relay.tracing` puts its own before them.
     """
 
     def __init__(self, settings: RelaySettings, snapshot: Snapshot | None = None) -> None:
@@ -77,6 +80,7 @@ class Runtime:
         self.metrics = Metrics()
         self.connector = Connector()
         self.client = Client(self.connector)
+        self.dial: Dialler = partial(dial, self.connector)
         self.revocations = Revocations()
         self.verifier = Verifier(settings)
         self.places = Places(settings.jwt_cookie, settings.jwt_query_param)

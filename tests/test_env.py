@@ -141,6 +141,8 @@ def test_a_variable_is_read(tmp_path: Path, name: str, text: str, field: str, va
         ("REDIS_URL", "cache:6379", "must begin with redis://"),
         ("REDIS_URL", "redis://:hunter2@cache:port/0", "the host or port is none"),
         ("REDIS_URL", "redis://[::1/0", "the host or port is none"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318", "must begin with http://"),
+        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://collector:port/", "the host or port is none"),
         ("DATABASE_URL", "mysql://u@h/d", "use sqlite:///path or postgres://"),
         ("DATABASE_URL", "gateway.sqlite3", "use sqlite:///path or postgres://"),
         ("DATABASE_URL", "postgres://u:p@h:port/d", "use sqlite:///path or postgres://"),
@@ -156,6 +158,49 @@ def test_a_bad_value_stops_the_start(tmp_path: Path, name: str, text: str, says:
     assert problem.startswith(f"{name}: ")
     assert says in problem
     assert "\n" not in problem
+
+
+ENDPOINT = "http://collector:4318"
+
+
+def test_the_variables_of_traces_are_handed_on(tmp_path: Path) -> None:
+    """All that begin with OTEL_, as OpenTelemetry's SDK reads them; a key may come from a file, and is never shown."""
+    (tmp_path / "headers").write_text("api-key=s3cret\n")
+    given = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": ENDPOINT,
+        "OTEL_EXPORTER_OTLP_HEADERS_FILE": str(tmp_path / "headers"),
+        "OTEL_TRACES_SAMPLER": "always_on",
+    }
+    _, relay = settings(tmp_path, **given)
+    assert relay.traces["OTEL_EXPORTER_OTLP_ENDPOINT"] == ENDPOINT
+    assert relay.traces["OTEL_EXPORTER_OTLP_HEADERS"] == "api-key=s3cret"
+    assert relay.traces["OTEL_TRACES_SAMPLER"] == "always_on"
+    assert {name[:5] for name in relay.traces} == {"OTEL_"}
+    assert "s3cret" not in repr(relay)
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        pytest.param({}, id="no endpoint"),
+        pytest.param({"OTEL_EXPORTER_OTLP_ENDPOINT": " "}, id="a blank one"),
+        pytest.param({"OTEL_EXPORTER_OTLP_ENDPOINT": ENDPOINT, "OTEL_SDK_DISABLED": "True"}, id="disabled"),
+        pytest.param({"OTEL_EXPORTER_OTLP_ENDPOINT": ENDPOINT, "OTEL_TRACES_EXPORTER": "None"}, id="for others only"),
+        pytest.param({"OTEL_TRACES_EXPORTER": "console", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, id="not for us"),
+    ],
+)
+def test_traces_are_off(tmp_path: Path, variables: dict[str, str]) -> None:
+    """A platform that sets OTEL_… for everything it runs must not stop what does not use it."""
+    assert settings(tmp_path, **variables)[1].traces == {}
+
+
+def test_the_protocol_of_traces_counts_before_the_common_one(tmp_path: Path) -> None:
+    """As everywhere with OpenTelemetry."""
+    both = {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf"}
+    assert settings(tmp_path, OTEL_EXPORTER_OTLP_ENDPOINT=ENDPOINT, **both)[1].traces
+    del both["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"]
+    (problem,) = problems(tmp_path, OTEL_EXPORTER_OTLP_ENDPOINT=ENDPOINT, **both)
+    assert problem.startswith("OTEL_EXPORTER_OTLP_PROTOCOL: 'grpc' is not http/protobuf")
 
 
 @pytest.mark.parametrize("name", ["SECRET_KEY", "ALLOWED_HOSTS", "JWT_SECRET"])

@@ -14,8 +14,11 @@ from contextlib import contextmanager
 import pytest
 from websockets.asyncio.client import ClientConnection
 
+from relay.live import log
 from relay.live.registry import KICKED
+from relay.tracing import layer
 from tests import stack, ws_helpers
+from tests.collector import collecting
 from tests.server_helpers import until
 from tests.stack import bearer
 
@@ -34,7 +37,9 @@ def kept_garbage() -> Iterator[Counter[str]]:
         gc.collect()
         kinds = (type(it) for it in gc.garbage)
         found.update(
-            f"{it.__module__}.{it.__qualname__}" for it in kinds if it.__module__.startswith(("relay.", "httptools"))
+            f"{it.__module__}.{it.__qualname__}"
+            for it in kinds
+            if it.__module__.startswith(("relay.", "httptools", "opentelemetry."))
         )
     finally:
         gc.set_debug(0)
@@ -78,6 +83,46 @@ async def test_tunnels(end: Callable[[stack.Stack, ClientConnection], Awaitable[
                 await client.send("hello")
                 assert await client.recv() == "hello"
                 await end(gateway, client)
+            await until(lambda: not gateway.host.connections)
+
+        await live()
+        with kept_garbage() as found:
+            for _ in range(ROUNDS):
+                await live()
+    assert not found
+
+
+@pytest.fixture
+def traced(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[stack.Stack], None]]:
+    """Gives what has a gateway traced."""
+    with collecting() as collector:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
+        monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
+        monkeypatch.setattr(log, "_observer", None)
+
+        begun: list[layer.Tracing] = []
+
+        def begin(gateway: stack.Stack) -> None:
+            begun.append(layer.trace(gateway.runtime, gateway.host.application))
+            gateway.host.application = begun[-1]
+
+        yield begin
+        for tracing in begun:
+            tracing.delivery.end()
+        assert {span.kind for span in collector.spans} == {"SERVER", "CLIENT", "INTERNAL"}
+
+
+@ws_helpers.on_both_loops
+async def test_traces(traced: Callable[[stack.Stack], None]) -> None:
+    async with stack.backend() as backend, stack.gateway(stack.snapshot(backend.url)) as gateway:
+        traced(gateway)
+
+        async def live() -> None:
+            assert (await gateway.request("/api/x", headers=bearer())).status == 200
+            assert (await gateway.request("/api/x")).status == 401
+            async with gateway.websocket() as client:
+                await client.send("hello")
+                assert await client.recv() == "hello"
             await until(lambda: not gateway.host.connections)
 
         await live()

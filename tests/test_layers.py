@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FLOORS = (
     ("manage", "relay.management"),
     ("gatewaysite", "relay.server"),
-    ("relay.gateway",),
+    ("relay.gateway", "relay.tracing"),
     ("relay.runtime",),
     ("relay.admin", "relay.asking", "relay.checkup", "relay.explain", "relay.checks", "relay.apps"),
     ("relay.websocket", "relay.http", "relay.pages", "relay.fleet"),

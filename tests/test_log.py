@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,33 @@ CALLS: dict[str, tuple[Any, dict[str, Any]]] = {
     "server.drain": (log.server_drain, {"signal": "SIGTERM", "seconds": 20, "requests": 1, "sockets": 2}),
 }
 EVENTS = [pytest.param(event, id=event) for event in CALLS]
+
+
+@pytest.fixture
+def observed() -> Iterator[list[tuple[str, Mapping[str, Any]]]]:
+    """Every event that is told, whatever becomes of it."""
+    told: list[tuple[str, Mapping[str, Any]]] = []
+    log.observe(lambda event, fields: told.append((event, fields)))
+    yield told
+    log.observe(None)
+
+
+@pytest.mark.parametrize("event", EVENTS)
+@pytest.mark.parametrize("level", ["INFO", "CRITICAL"])
+def test_an_observer_hears_what_the_log_leaves_out(
+    event: str, level: str, observed: list[tuple[str, Mapping[str, Any]]]
+) -> None:
+    """The fields of the line, once, at any level."""
+    call, arguments = CALLS[event]
+    before = log.logger.level
+    log.logger.setLevel(level)
+    try:
+        call(**arguments)
+    finally:
+        log.logger.setLevel(before)
+    ((told, fields),) = observed
+    assert told == event
+    assert set(arguments) - {"duration", "age"} <= set(fields)
 
 
 class Lines(logging.Handler):

@@ -1,5 +1,6 @@
 """What lies around the code must agree with it: lock files, image, Makefile, documentation."""
 
+import itertools
 import os
 import re
 import subprocess
@@ -43,7 +44,10 @@ def pins(path: str) -> dict[str, str]:
     return {canonicalize_name(found.name): str(found.specifier).removeprefix("==") for found in parsed}
 
 
-@pytest.mark.parametrize("name", ["requirements", "requirements-dev"])
+LOCKS = ("requirements", "requirements-otel", "requirements-dev")
+
+
+@pytest.mark.parametrize("name", LOCKS)
 def test_the_lock_is_within_the_ranges(name: str) -> None:
     """`make lock` was run after the last change of a range."""
     locked = pins(f"{name}.txt")
@@ -51,19 +55,24 @@ def test_the_lock_is_within_the_ranges(name: str) -> None:
         assert wanted.specifier.contains(locked[canonicalize_name(wanted.name)]), wanted
 
 
-@pytest.mark.parametrize("name", ["requirements", "requirements-dev"])
+@pytest.mark.parametrize("name", LOCKS)
 def test_everything_is_pinned_and_comes_from_no_place_in_particular(name: str) -> None:
     """Exact versions; neither an index nor a path of the machine that made the lock."""
     lines = [line for line in text(f"{name}.txt").splitlines() if line and line[0] not in " #"]
     assert all(re.fullmatch(r"[a-z0-9-]+==[\w.]+( ; .+)?", line) for line in lines)
 
 
-def test_the_two_locks_agree() -> None:
-    """Tests run what the image runs."""
-    runtime, dev = pins("requirements.txt"), pins("requirements-dev.txt")
-    assert {name: dev[name] for name in runtime.keys() & dev.keys()} == {
-        name: runtime[name] for name in runtime.keys() & dev.keys()
-    }
+@pytest.mark.parametrize(("one", "other"), list(itertools.combinations(LOCKS, 2)))
+def test_the_locks_agree(one: str, other: str) -> None:
+    """Tests run what the image runs, with traces as without."""
+    first, second = pins(f"{one}.txt"), pins(f"{other}.txt")
+    shared = first.keys() & second.keys()
+    assert {name: first[name] for name in shared} == {name: second[name] for name in shared}
+
+
+def test_the_tests_have_the_extras() -> None:
+    """All of what traces need."""
+    assert pins("requirements-otel.txt").keys() <= pins("requirements.txt").keys() | pins("requirements-dev.txt").keys()
 
 
 # Environment
@@ -94,6 +103,13 @@ def test_the_final_stage_has_no_build_tools() -> None:
     assert "gcc" in first
     assert all(word not in last for word in ("apt-get", "gcc", "pip "))
     assert all(stage.startswith("python:${PYTHON}-slim") for stage in stages())
+
+
+def test_the_image_takes_traces_when_asked() -> None:
+    """``--build-arg OTEL=1`` adds their packages to the wheels and to what is installed of them; the image has none."""
+    wheels, packages, _ = stages()
+    for stage in (wheels, packages):
+        assert stage.index("\nARG OTEL\n") < stage.index("${OTEL:+--requirement /requirements-otel.txt}")
 
 
 def test_the_image_runs_as_nobody_in_particular() -> None:

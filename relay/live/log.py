@@ -37,6 +37,10 @@ logger = logging.getLogger("relay")
 listeners: list[Callable[[str, Mapping[str, Any]], object]] = []
 """Told of every refusal and failure of a backend, event and fields, whatever the log's level; in the event's thread."""
 
+Observer = Callable[[str, Mapping[str, Any]], object]
+
+_observer: Observer | None = None
+
 _LONGEST_PATH = 2048  # characters
 _LEVEL_NAMES = {number: name for name, number in logging.getLevelNamesMapping().items()}
 
@@ -86,6 +90,15 @@ def configure(log_format: str, log_level: str, secret_names: Iterable[str] = ())
     }
 
 
+def observe(observer: Observer | None) -> None:
+    """Tell somebody every event, with its fields, whatever the log's level; in the event's thread and context.
+
+    One at a time, and None ends it: what nobody observes costs nothing (`relay.tracing`).
+    """
+    global _observer
+    _observer = observer
+
+
 def http_request(
     *,
     request_id: str,
@@ -109,7 +122,7 @@ def http_request(
         bytes_to_backend: Of the request's body.
         bytes_to_client: Of the response's body.
     """
-    if logger.isEnabledFor(logging.INFO):
+    if logger.isEnabledFor(logging.INFO) or _observer is not None:
         _event(
             logging.INFO,
             "http.request",
@@ -117,7 +130,7 @@ def http_request(
             client=client,
             user_id=user_id,
             method=method,
-            path=_without_query(path),
+            path=without_query(path),
             route=route,
             backend=backend,
             url=url,
@@ -150,7 +163,7 @@ def http_refused(
         client=client,
         user_id=user_id,
         method=method,
-        path=_without_query(path),
+        path=without_query(path),
         route=route,
         backend=backend,
         status=status,
@@ -179,14 +192,14 @@ def ws_open(
         duration: Of the handshake, the backend's included.
         url: Of a backend with several, the one that accepted it.
     """
-    if logger.isEnabledFor(logging.INFO):
+    if logger.isEnabledFor(logging.INFO) or _observer is not None:
         _event(
             logging.INFO,
             "ws.open",
             request_id=request_id,
             client=client,
             user_id=user_id,
-            path=_without_query(path),
+            path=without_query(path),
             route=route,
             backend=backend,
             url=url,
@@ -220,7 +233,7 @@ def ws_close(
         reason: Of the close frame.
         detail: What happened, where the code alone doesn't say it.
     """
-    if logger.isEnabledFor(logging.INFO):
+    if logger.isEnabledFor(logging.INFO) or _observer is not None:
         _event(
             logging.INFO,
             "ws.close",
@@ -262,7 +275,7 @@ def ws_refused(
         request_id=request_id,
         client=client,
         user_id=user_id,
-        path=_without_query(path),
+        path=without_query(path),
         route=route,
         backend=backend,
         status=status,
@@ -362,6 +375,8 @@ def _trouble(level: int, event: str, **fields: object) -> None:
 
 
 def _event(level: int, event: str, **fields: object) -> None:
+    if _observer is not None:
+        _observer(event, fields)
     if logger.isEnabledFor(level):
         logger.handle(Event(level, event, fields))
 
@@ -394,7 +409,7 @@ def _level_of(status: int) -> int:
     return logging.WARNING if status >= 500 else logging.INFO
 
 
-def _without_query(path: str) -> str:
+def without_query(path: str) -> str:
     """A path as it is logged: no longer than any that a person will read."""
     return path.partition("?")[0][:_LONGEST_PATH]
 

@@ -25,7 +25,7 @@ from relay.websocket.messages import MessageRelay
 from relay.websocket.opening import Accepted, Opening
 from relay.websocket.socket import CarriedSocket
 from relay.websocket.tunnel import Tunnel
-from relay.websocket.upstream import Upstream, dial
+from relay.websocket.upstream import Upstream
 
 if TYPE_CHECKING:
     from relay.runtime import Runtime
@@ -144,7 +144,7 @@ class RelayConsumer(AsyncWebsocketConsumer):
         """Dial, but give up as soon as the client does."""
         if self._offered("relay.cancel"):
             try:
-                return await dial(self.runtime.connector, opening)
+                return await self.runtime.dial(opening)
             except asyncio.CancelledError:
                 self.journal.left(opening.grant)
                 raise
@@ -157,7 +157,7 @@ class RelayConsumer(AsyncWebsocketConsumer):
 
                 leaving.add_done_callback(hang_up)
                 try:
-                    return await dial(self.runtime.connector, opening)
+                    return await self.runtime.dial(opening)
                 finally:
                     leaving.remove_done_callback(hang_up)
         except TimeoutError:

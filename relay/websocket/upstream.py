@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import cast
 
@@ -35,6 +36,10 @@ class Upstream:
     url: Url
     accepted: Accepted
     early: bytes
+
+
+Dialler = Callable[[Opening], Awaitable[Upstream]]
+"""`dial` with the process's connector."""
 
 
 async def dial(connector: Connector, opening: Opening) -> Upstream:

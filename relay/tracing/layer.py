@@ -1,0 +1,93 @@
+"""Tracing put around a gateway: around its application, and before its ways to the backends."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from typing import Any
+
+from django.urls import URLPattern, get_resolver
+from django.urls.resolvers import RoutePattern
+
+from relay.gateway import DJANGO, UNLIMITED
+from relay.live import log as events
+from relay.runtime import Runtime
+from relay.tracing.calls import TracedClient, traced
+from relay.tracing.delivery import Delivery
+from relay.tracing.spans import Recorder, current, note
+from relay.typing import ASGIApp, Message, Receive, Scope, Send
+
+
+def trace(runtime: Runtime, application: ASGIApp) -> Tracing:
+    """Have every request and socket of a gateway traced; OpenTelemetry's variables are in the environment by now.
+
+    Raises:
+        ValueError: One of them can't be used; a sentence that says which and why.
+    """
+    settings = runtime.settings
+    delivery = Delivery()
+    pages = [
+        f"/{found.pattern}"
+        for found in get_resolver().url_patterns
+        if isinstance(found, URLPattern) and isinstance(found.pattern, RoutePattern)
+    ]
+    recorder = Recorder(delivery.tracer, pages, (settings.jwt_cookie, settings.jwt_query_param))
+    runtime.client = TracedClient(runtime.connector)
+    runtime.dial = traced(runtime.dial)
+    events.observe(note)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(with_trace_id)
+    return Tracing(application, recorder, delivery)
+
+
+class Tracing:
+    """ASGI middleware around everything.
+
+    The admin, health checks and ``/metrics`` are not traced: people who look at a page that asks again and again, and
+    machines that do, would bury the traffic.
+
+    Args:
+        delivery: Of the spans; stopped with the application.
+    """
+
+    def __init__(self, application: ASGIApp, recorder: Recorder, delivery: Delivery) -> None:
+        self._application, self._recorder, self.delivery = application, recorder, delivery
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            return await self._application(scope, receive, partial(self._ending, send))
+        if scope["type"] == "http" and is_apart(scope["path"]):
+            return await self._application(scope, receive, send)
+        begun = self._recorder.begin(scope)
+        token = current.set(begun)
+        try:
+            await self._application(scope, receive, send)
+        except Exception as exc:
+            begun.crash(exc)
+            raise
+        finally:
+            current.reset(token)
+            begun.end()
+
+    async def _ending(self, send: Send, message: Message) -> None:
+        """Say that the application has ended when the last spans are on their way, too."""
+        if message["type"] == "lifespan.shutdown.complete":
+            await self.delivery.stop()
+        await send(message)
+
+
+def is_apart(path: str) -> bool:
+    """Whether an HTTP request is not traced."""
+    return path in UNLIMITED or path.startswith(DJANGO) or path == "/admin"
+
+
+def with_trace_id(record: logging.LogRecord) -> bool:
+    """A filter that drops nothing: a line about a request or socket has its ``trace_id``."""
+    begun = current.get()
+    fields: dict[str, Any] | None = record.__dict__.get("fields")
+    if begun is not None and begun.is_told_by(fields):
+        if fields is not None:
+            record.__dict__["fields"] = {**fields, "trace_id": begun.id}
+        else:
+            record.__dict__["trace_id"] = begun.id
+    return True

@@ -1,0 +1,305 @@
+"""The spans of one request or socket, in the words of OpenTelemetry's HTTP conventions.
+
+========  =================  =====================================================================================
+kind      name               lasts
+========  =================  =====================================================================================
+SERVER    ``GET /api/``      an HTTP request: to the end of its answer; a WebSocket: to the end of its handshake
+CLIENT    ``GET``            from the question to a backend to the head of its answer; its context is what that gets
+INTERNAL  ``WebSocket /ws``  a socket's life, from its handshake to its close; a child of the SERVER span
+========  =================  =====================================================================================
+
+A socket lives for hours. Were it one span, nothing of its handshake would be seen until it closes, and no latency of
+SERVER spans could be read. No span has a query, a header field, a user or a close reason; `relay.live.masking` guards
+the texts that clients and backends have a part in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextvars import ContextVar
+from typing import Any
+from urllib.parse import quote, unquote
+
+from opentelemetry.context import Context
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, format_trace_id, set_span_in_context
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from relay.entry import Arrival
+from relay.live.log import without_query
+from relay.live.masking import Masker
+from relay.routing.snapshot import Backend, Url
+from relay.typing import RawHeaders, Scope
+
+_W3C = TraceContextTextMapPropagator()
+_FIELDS = frozenset({b"traceparent", b"tracestate"})
+_METHODS = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"})
+_CLOSING = (
+    "close_code",
+    "closed_by",
+    "messages_to_backend",
+    "messages_to_client",
+    "bytes_to_backend",
+    "bytes_to_client",
+)
+_IN_A_PATH = "/!$&'()*+,;=:@~"
+
+LEFT = "client_left"
+"""Type of the error where the client did not wait; of a handshake it is the outcome in the metrics as well."""
+
+CLIENT_LEFT = 499
+"""In the log, where nothing was sent."""
+
+SWITCHING = 101
+
+FAULTS = frozenset({1011, 1014})
+"""Close codes that say of a server what 500 and 502 say."""
+
+
+class Recorder:
+    """Begins traces.
+
+    Args:
+        pages: Paths of the gateway's own pages; no route is named for them.
+        secret_names: Of the configured cookie and query parameter.
+    """
+
+    def __init__(self, tracer: Tracer, pages: Iterable[str] = (), secret_names: Iterable[str] = ()) -> None:
+        self.tracer = tracer
+        self.pages = frozenset(pages)
+        self._masker = Masker(secret_names)
+
+    def begin(self, scope: Scope) -> Trace:
+        """A request or handshake has arrived."""
+        return Trace(self, scope)
+
+    def text(self, text: str) -> str:
+        """What may leave in a span: as in a line of the log. One string that is no UTF-8 would cost a whole batch."""
+        text = self._masker.text(text)
+        return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+
+    def path(self, target: bytes) -> str:
+        """The path of a request target: as the log shows it, decoded, and then encoded again."""
+        path = unquote(target.partition(b"?")[0].decode("latin-1"), errors="surrogateescape")
+        return quote(self._masker.text(without_query(path)), _IN_A_PATH, errors="surrogateescape")
+
+
+class Trace:
+    """What is told of one request or socket.
+
+    Attributes:
+        id: For the log; 32 hexadecimal digits.
+    """
+
+    __slots__ = (
+        "_fault",
+        "_is_sampled",
+        "_method",
+        "_over",
+        "_recorder",
+        "_scope",
+        "_server",
+        "_socket",
+        "_told",
+        "id",
+    )
+
+    def __init__(self, recorder: Recorder, scope: Scope) -> None:
+        self._recorder, self._scope = recorder, scope
+        self._method: str = scope.get("method", "GET")
+        self._server = recorder.tracer.start_span(self._verb, _context(scope["headers"]), SpanKind.SERVER)
+        self._is_sampled = self._server.is_recording()
+        self._socket: Span | None = None
+        self._told: Mapping[str, Any] = {}
+        self._fault = ("", "")
+        self._over = False
+        self.id = format_trace_id(self._server.get_span_context().trace_id)
+
+    @property
+    def _verb(self) -> str:
+        return self._method if self._method in _METHODS else "HTTP"
+
+    def note(self, event: str, fields: Mapping[str, Any]) -> None:
+        """Take what an event of `relay.live.log` says of it."""
+        match event:
+            case "backend.error":
+                self._fault = fields["code"], fields["detail"]
+            case "http.request" | "http.refused":
+                self._told = fields
+            case "ws.refused":
+                self._told = fields
+                self.end()
+            case "ws.open":
+                self._told = {**fields, "status": SWITCHING}
+                self.end()
+                self._live(fields)
+            case "ws.close" if self._socket is not None:
+                self._close(self._socket, fields)
+            case "ws.close":  # during the handshake
+                self._told = {**fields, "status": CLIENT_LEFT}
+                self.end()
+
+    def is_told_by(self, fields: Mapping[str, Any] | None) -> bool:
+        """Whether a line of the log is about this: an event by its request id; any other line until the answer is out.
+
+        Tasks that a request begins and leaves behind, such as the link to Redis, speak in its context, too.
+        """
+        if fields is None:
+            return not self._over
+        arrival = self._scope.get("relay")
+        return arrival is not None and fields.get("request_id") == arrival.request_id
+
+    def crash(self, exc: Exception) -> None:
+        """The application failed."""
+        self._fault = type(exc).__name__, ""
+
+    def end(self) -> None:
+        """The answer is complete, or will never be; what comes later is not of the SERVER span."""
+        if self._over:
+            return
+        self._over = True
+        if self._is_sampled:
+            self._describe()
+        self._server.end()
+
+    def call(self, backend: Backend) -> Call:
+        """A backend is asked."""
+        return Call(self._recorder, self._child(self._verb, SpanKind.CLIENT), self._method, backend)
+
+    def _child(self, name: str, kind: SpanKind) -> Span:
+        """A span below; where this trace is not sampled, none of its own."""
+        if not self._is_sampled:
+            return self._server
+        return self._recorder.tracer.start_span(name, set_span_in_context(self._server, Context()), kind)
+
+    def _describe(self) -> None:
+        span, told, path = self._server, self._told, str(self._scope["path"])
+        route = told.get("route") or (path if path in self._recorder.pages else None)
+        if route:
+            span.update_name(f"{self._verb} {route}")
+        status: int = told.get("status", CLIENT_LEFT)
+        code, detail = told.get("code") or self._fault[0], told.get("detail") or self._fault[1]
+        sent, closed_with = status, None
+        if status == CLIENT_LEFT:
+            code, sent = code or LEFT, 0
+        elif "code" in told and (closed_with := told.get("close_code")):
+            sent = SWITCHING  # it was accepted, to be told in a close frame
+        elif status >= 500:
+            code = code or str(status)
+        attributes = {
+            **_method(self._method),
+            "url.path": self._recorder.path(self._scope.get("raw_path") or path.encode("utf-8", "surrogateescape")),
+            "http.route": route,
+            "http.response.status_code": sent or None,
+            "error.type": code,
+            "relay.backend": told.get("backend"),
+            "relay.websocket.close_code": closed_with,
+        }
+        if (arrival := self._scope.get("relay")) is not None:
+            attributes |= self._arrived(arrival)
+        _set(span, attributes)
+        if self._fault[0] or status >= 500:
+            span.set_status(Status(StatusCode.ERROR, self._recorder.text(detail) or None))
+
+    def _arrived(self, arrival: Arrival) -> dict[str, Any]:
+        return {
+            "relay.request_id": arrival.request_id,
+            "client.address": self._recorder.text(arrival.client),
+            "url.scheme": arrival.scheme,
+            "server.address": self._recorder.text(arrival.host.removesuffix(f":{arrival.port}").strip("[]")),
+            "server.port": arrival.port,
+        }
+
+    def _live(self, fields: Mapping[str, Any]) -> None:
+        self._socket = self._child(f"WebSocket {fields['route']}", SpanKind.INTERNAL)
+        if self._socket.is_recording():
+            attributes = {
+                "http.route": fields["route"],
+                "relay.backend": fields["backend"],
+                "relay.request_id": fields["request_id"],
+            }
+            _set(self._socket, attributes)
+
+    def _close(self, socket: Span, fields: Mapping[str, Any]) -> None:
+        if socket.is_recording():
+            _set(socket, {f"relay.websocket.{name}": fields[name] for name in _CLOSING})
+            if fields["close_code"] in FAULTS and fields["closed_by"] != "client":
+                socket.set_attribute("error.type", str(fields["close_code"]))
+                socket.set_status(Status(StatusCode.ERROR, self._recorder.text(fields["detail"] or "") or None))
+        socket.end()
+
+
+class Call:
+    """A CLIENT span: a backend is asked, whichever of its urls, and however often it takes."""
+
+    __slots__ = ("_backend", "_method", "_recorder", "_span")
+
+    def __init__(self, recorder: Recorder, span: Span, method: str, backend: Backend) -> None:
+        self._recorder, self._span, self._method, self._backend = recorder, span, method, backend
+
+    def headers(self, headers: RawHeaders) -> RawHeaders:
+        """The fields for the backend, whose own span will hang below this one."""
+        carrier: dict[str, str] = {}
+        _W3C.inject(carrier, set_span_in_context(self._span, Context()))
+        ours = [(name.encode(), value.encode()) for name, value in carrier.items()]
+        return [*(field for field in headers if field[0] not in _FIELDS), *ours]
+
+    def answered(self, status: int, url: Url, target: bytes) -> None:
+        """The head of the answer is here; `target` is what was asked for (RFC 9112 §3.2)."""
+        if self._span.is_recording():
+            full = f"{url.scheme}://{url.authority}{self._recorder.path(target)}"
+            self._describe(url, status, **{"url.full": full, "error.type": str(status) if status >= 500 else None})
+            if status >= 500:
+                self._span.set_status(Status(StatusCode.ERROR))
+        self._span.end()
+
+    def failed(self, code: str, detail: str = "", status: int = 0) -> None:
+        """There is none, or none of use; without a `detail` it is not the backend's fault."""
+        if self._span.is_recording():
+            urls = self._backend.urls
+            self._describe(urls[0] if len(urls) == 1 else None, status or None, **{"error.type": code})
+            if detail:
+                self._span.set_status(Status(StatusCode.ERROR, self._recorder.text(detail)))
+        self._span.end()
+
+    def _describe(self, url: Url | None, status: int | None, **more: str | None) -> None:
+        attributes = {
+            **_method(self._method),
+            "relay.backend": self._backend.name,
+            "server.address": url.host if url else None,
+            "server.port": url.port if url else None,
+            "http.response.status_code": status,
+            **more,
+        }
+        _set(self._span, attributes)
+
+
+current: ContextVar[Trace | None] = ContextVar("trace", default=None)
+"""Of the request or socket that this task, or a callback of it, is about."""
+
+
+def note(event: str, fields: Mapping[str, Any]) -> None:
+    """Tell an event of the log to the trace it belongs to."""
+    trace = current.get()
+    if trace is not None and trace.is_told_by(fields):
+        trace.note(event, fields)
+
+
+def _context(headers: RawHeaders) -> Context:
+    """Whose trace this is; a ``traceparent`` that is there twice counts as none (Trace Context, §3.2)."""
+    carrier: dict[str, list[str]] = {}
+    for name, value in headers:
+        if name in _FIELDS:
+            carrier.setdefault(name.decode(), []).append(value.decode("latin-1"))
+    if len(carrier.get("traceparent", ())) != 1:
+        return Context()
+    return _W3C.extract(carrier, Context())
+
+
+def _method(method: str) -> dict[str, Any]:
+    if method in _METHODS:
+        return {"http.request.method": method}
+    return {"http.request.method": "_OTHER", "http.request.method_original": method}
+
+
+def _set(span: Span, attributes: Mapping[str, Any]) -> None:
+    span.set_attributes({name: value for name, value in attributes.items() if value not in (None, "")})
