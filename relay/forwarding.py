@@ -111,7 +111,7 @@ class Forwarding:
         return _Tokens(self, grant, who).query(query, tickets=scope["type"] == "websocket")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Tokens:
     """Takes tokens out of the places where they travel.
 
@@ -122,13 +122,16 @@ class _Tokens:
     names: Forwarding
     grant: Grant
     who: Identification
+    _ours: frozenset[str] | None = None
 
     def _goes(self, value: str) -> bool:
         if self.grant.backend.forward_token:
             return False
         if self.grant.route.access != "public":
             return True
-        return any(p.value == value for p in self.who.presented if p.identity is not None or not p.judged)
+        if self._ours is None:  # once: a stranger may send thousands of copies
+            self._ours = frozenset(p.value for p in self.who.presented if p.identity is not None or not p.judged)
+        return value in self._ours
 
     def cookies(self, field: bytes) -> bytes:
         """A ``Cookie`` field without the token's pairs, the others as they are; empty when none is left."""

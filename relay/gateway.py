@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from contextlib import suppress
 from functools import cached_property, lru_cache
 from urllib.parse import quote
 
@@ -27,6 +28,7 @@ from relay.refusals import Refusal
 from relay.routing.watch import ConfigurationUnavailable
 from relay.runtime import Runtime
 from relay.typing import ASGIApp, Message, RawHeaders, Receive, Scope, Send
+from relay.websocket.refusing import close_code_of, refuse
 
 log = logging.getLogger("relay")
 
@@ -166,7 +168,7 @@ class Gateway:
             await self._refuse(scope, receive, send, arrival, found.refusal)
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send, arrival: Arrival, refusal: Refusal) -> None:
-        """Answer with the contract's JSON; where the server can't refuse a handshake with it, with its own 403."""
+        """Answer, before any room was asked."""
         facts = {
             "request_id": arrival.request_id,
             "client": arrival.client,
@@ -177,23 +179,24 @@ class Gateway:
             "duration": time.monotonic() - arrival.started,
         }
         self.runtime.metrics.refusal(refusal.code)
-        body = refusal.body(arrival.request_id)
-        headers = refusal.headers(arrival.request_id, body)
         if scope["type"] == "http":
+            body = refusal.body(arrival.request_id)
+            headers = refusal.headers(arrival.request_id, body)
             events.http_refused(method=scope["method"], **facts)
             self.runtime.metrics.http("", "", refusal.status, facts["duration"])
             headers = cors.share(headers, cors.origin(scope["headers"]), self.runtime.snapshot)
             await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
             await send({"type": "http.response.body", "body": body})
             return
-        events.ws_refused(**facts)
+        # A script that reconnects learns from a close what it could not read from a status; of a wrong host, nothing.
+        limited = refusal.code == "rate_limited"
+        match = self.runtime.snapshot.match("websocket", "GET", scope["path"]) if limited else None
+        close_code = close_code_of(refusal, match.route if match is not None else None)
+        events.ws_refused(close_code=close_code, **facts)
         self.runtime.metrics.handshake(refusal.code)
         await receive()
-        if "websocket.http.response" in scope.get("extensions", {}):
-            await send({"type": "websocket.http.response.start", "status": refusal.status, "headers": headers})
-            await send({"type": "websocket.http.response.body", "body": body})
-        else:
-            await send({"type": "websocket.close"})
+        with suppress(OSError):  # ASGI: the client has left
+            await refuse(scope, send, refusal, close_code, arrival.request_id)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         """ASGI's lifespan: the configuration is there before the first request is."""

@@ -519,3 +519,15 @@ async def test_compression_is_agreed_end_to_end(backend: stack.BackendServer, ga
 def test_the_client_library_is_the_one_that_is_imported() -> None:
     """`connect` without proxies and redirects of the environment."""
     assert connect.__module__ == "websockets.asyncio.client"
+
+
+async def test_the_rate_limit_is_told_as_the_route_wants(backend: stack.BackendServer) -> None:
+    """429, or a close with 4429 where a script is to read it (section 4)."""
+    routes = (Route("/ws", "websocket", "main"), Route("/told-ws", "websocket", "main", refuse_with="close"))
+    async with stack.gateway(stack.snapshot(backend.url, with_routes=routes), rate_limit=Rate(1, 3600.0, 1)) as gateway:
+        assert (await gateway.request("/nowhere")).status == 404
+        with pytest.raises(InvalidStatus, match="429"):
+            await gateway.websocket()
+        async with gateway.websocket("/told-ws", subprotocols=["v1"]) as client:
+            assert (await stack.closed(client))[0] == 4429
+            assert client.subprotocol == "v1"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -110,6 +111,19 @@ def test_a_path_that_django_would_not_take_is_an_error(path: str, sentence: str)
     """The sentence goes to the operator as it is."""
     with pytest.raises(ValueError, match=sentence):
         compile_path(path)
+
+
+@pytest.mark.parametrize("order", [["int", "slug", "str", "path"], ["uuid", "slug", "str", "path"]])
+def test_of_two_placeholders_the_narrower_wins(order: list[str]) -> None:
+    """Whatever they are called: a public ``<path:…>`` must not open what another one guards."""
+    value = {"int": "7", "uuid": "6ba7b810-9dad-11d1-80b4-00c04fd430c8"}[order[0]]
+    for names in (("a", "b"), ("b", "a")):
+        for narrow, wide in itertools.pairwise(order):
+            paths = [f"/u/<{wide}:{names[0]}>", f"/u/<{narrow}:{names[1]}>"]
+            snapshot = Snapshot.build([], [Route(path, "http", "main") for path in paths], [])
+            match = snapshot.match("http", "GET", f"/u/{value}")
+            assert match is not None
+            assert match.route.path == paths[1]
 
 
 @pytest.mark.parametrize(

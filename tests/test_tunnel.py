@@ -598,11 +598,11 @@ async def test_idleness() -> None:
 @on_both_loops
 async def test_a_long_message_is_no_idleness() -> None:
     """Bytes of a message that takes its time are a sign of life."""
-    async with tunnelled(idle_timeout=0.2) as it:
+    async with tunnelled(idle_timeout=0.6) as it:
         whole = frame(BINARY, b"x" * 20, masked=True)
         for i in range(0, len(whole), 2):
             it.client.write(whole[i : i + 2])
-            await asyncio.sleep(0.03)
+            await asyncio.sleep(0.06)
         assert len((await it.backend.next()).payload) == 20
         assert it.tunnel.ending is None
 
@@ -736,14 +736,14 @@ async def test_a_close_reaches_a_side_that_was_not_read_for_long() -> None:
 @on_both_loops
 async def test_a_slow_reader_has_not_vanished() -> None:
     """A client that says nothing but takes what is sent to it is alive; pings behind megabytes reach it late."""
-    async with tunnelled(limits=Limits(ping=0.1, pong=0.2)) as it:
+    async with tunnelled(limits=Limits(ping=0.1, pong=1)) as it:
         stream = frame(BINARY, b"x" * 1000) * 30_000
         writing = asyncio.create_task(_write_all(it.backend, stream))
         received = 0
         async with asyncio.timeout(20):
             while received < len(stream) // 2:
                 received += len(await it.client.reader.read(65536))
-                await asyncio.sleep(0.002)
+                await asyncio.sleep(0.006)
         assert it.tunnel.ending is None
         it.tunnel.abort()
         writing.cancel()

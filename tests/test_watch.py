@@ -220,6 +220,17 @@ def test_a_database_that_is_damaged_is_an_outage(following: Following, database:
     assert following.watcher.error == "database unreachable"
 
 
+def test_a_database_that_hangs_is_an_outage(following: Following, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It answers nothing, not even an error: a frozen server, or a disk that stalls."""
+    goes_on, current = threading.Event(), Revision.current
+    monkeypatch.setattr(watch, "HANGS", 0.1)
+    monkeypatch.setattr(Revision, "current", lambda: goes_on.wait(TIMEOUT) and current())
+    assert following.line("config.stale")["detail"] == "database unreachable: no answer for 0.1 s"
+    assert following.watcher.error == "database unreachable"
+    goes_on.set()
+    following.line("the configuration is followed again")
+
+
 def test_revocations_of_an_earlier_state_of_the_database_are_read_again(following: Following) -> None:
     """A backup that is restored may hold keys that were seen before with other content."""
     Revocation.objects.create(kind="user", value="1")

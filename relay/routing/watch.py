@@ -35,6 +35,9 @@ INTERVAL = 0.4
 REST = 0.05
 """Seconds between two looks at least, however often it is nudged."""
 
+HANGS = 3.0
+"""Seconds that one look may take until the database counts as away."""
+
 PRUNE_INTERVAL = 60.0
 """Seconds between two removals of rows whose time has passed."""
 
@@ -130,6 +133,7 @@ class Watcher:
         self._thread = threading.Thread(target=self._run, name="relay-config", daemon=True)
         self._wake, self._stopping, self._looked = threading.Event(), threading.Event(), threading.Event()
         self._fresh_at = time.monotonic()
+        self._began = 0.0  # a look that has not ended
         self._prune_at = time.monotonic() + PRUNE_INTERVAL
         self._cause = ""
         self._snapshot: Snapshot | None = None
@@ -140,6 +144,7 @@ class Watcher:
     def start(self) -> None:
         """Begin to follow. Without a database, the first configuration comes as soon as there is one."""
         self._thread.start()
+        self._hand_over(self._mind, None)
 
     def load_first(self, timeout: float = 30) -> Snapshot:
         """Begin to follow, and wait for the first configuration; callbacks get it too, once the loop turns.
@@ -158,7 +163,7 @@ class Watcher:
         """Look at once: someone said that there is something new."""
         self._wake.set()
 
-    def stop(self, timeout: float = 5) -> None:
+    def stop(self, timeout: float = 1) -> None:
         """End the thread, which closes its connection; a database that hangs is given `timeout` seconds."""
         self._stopping.set()
         self._wake.set()
@@ -186,7 +191,16 @@ class Watcher:
         finally:
             disconnect()
 
+    def _mind(self, _: None) -> None:
+        """On the loop, which waits for no database: one that hangs answers nothing, not even with an error."""
+        if self._stopping.is_set():
+            return
+        if (began := self._began) and time.monotonic() - began > HANGS:
+            self._stale(UNREACHABLE, f"{UNREACHABLE}: no answer for {HANGS:g} s")
+        self._loop.call_later(HANGS / 2, self._mind, None)
+
     def _look(self) -> None:
+        self._began = time.monotonic()
         try:
             self._file.ask()
             now = models.Revision.current()
@@ -258,6 +272,7 @@ class Watcher:
             self._stopping.set()
 
     def _fresh(self) -> None:
+        self._began = 0.0
         was_stale, age = self.error, self.age_seconds
         self.error = self._cause = ""
         self._fresh_at = time.monotonic()
@@ -266,6 +281,7 @@ class Watcher:
 
     def _stale(self, error: str, cause: str) -> None:
         """Log once for each outage, however its causes vary, and once for each way in which rows are invalid."""
+        self._began = 0.0
         is_news = error != self.error or (error == INVALID and cause != self._cause)
         self.error, self._cause = error, cause
         if is_news:

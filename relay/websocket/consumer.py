@@ -23,6 +23,7 @@ from relay.websocket.journal import Journal
 from relay.websocket.lifetime import DEFAULT_LIMITS, Limits
 from relay.websocket.messages import MessageRelay
 from relay.websocket.opening import Accepted, Opening
+from relay.websocket.refusing import close_code_of, refuse
 from relay.websocket.socket import CarriedSocket
 from relay.websocket.tunnel import Tunnel
 from relay.websocket.upstream import Upstream
@@ -97,24 +98,10 @@ class RelayConsumer(AsyncWebsocketConsumer):
 
     async def _refuse(self, denied: Denied) -> None:
         """Answer the handshake with a status, or accept and close where the route says so."""
-        refusal, route, request_id = denied.refusal, denied.route, self.arrival.request_id
-        close_code = refusal.close_code if route is not None and route.refuse_with == "close" else None
+        close_code = close_code_of(denied.refusal, denied.route)
         self.journal.refused(denied, close_code)
         with suppress(OSError):  # ASGI: the client has left
-            if close_code is not None:
-                # A browser fails a handshake in which it offered subprotocols and none is chosen.
-                offered = forwarding.subprotocols(self.scope)
-                await self.accept(offered[0] if offered else None, [(b"x-request-id", request_id.encode())])
-                await self.close(close_code, refusal.sentence)
-            elif self._offered("websocket.http.response"):
-                body = refusal.body(request_id)
-                headers = refusal.headers(request_id, body)
-                await self.base_send(
-                    {"type": "websocket.http.response.start", "status": refusal.status, "headers": headers}
-                )
-                await self.base_send({"type": "websocket.http.response.body", "body": body})
-            else:
-                await self.close()
+            await refuse(self.scope, self.base_send, denied.refusal, close_code, self.arrival.request_id)
 
     # Relaying
 
