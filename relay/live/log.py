@@ -122,23 +122,22 @@ def http_request(
         bytes_to_backend: Of the request's body.
         bytes_to_client: Of the response's body.
     """
-    if logger.isEnabledFor(logging.INFO) or _observer is not None:
-        _event(
-            logging.INFO,
-            "http.request",
-            request_id=request_id,
-            client=client,
-            user_id=user_id,
-            method=method,
-            path=without_query(path),
-            route=route,
-            backend=backend,
-            url=url,
-            status=status,
-            duration_ms=_milliseconds(duration),
-            bytes_to_backend=bytes_to_backend,
-            bytes_to_client=bytes_to_client,
-        )
+    _event(
+        logging.INFO,
+        "http.request",
+        request_id=request_id,
+        client=client,
+        user_id=user_id,
+        method=method,
+        path=without_query(path),
+        route=route,
+        backend=backend,
+        url=url,
+        status=status,
+        duration_ms=_milliseconds(duration),
+        bytes_to_backend=bytes_to_backend,
+        bytes_to_client=bytes_to_client,
+    )
 
 
 def http_refused(
@@ -192,21 +191,20 @@ def ws_open(
         duration: Of the handshake, the backend's included.
         url: Of a backend with several, the one that accepted it.
     """
-    if logger.isEnabledFor(logging.INFO) or _observer is not None:
-        _event(
-            logging.INFO,
-            "ws.open",
-            request_id=request_id,
-            client=client,
-            user_id=user_id,
-            path=without_query(path),
-            route=route,
-            backend=backend,
-            url=url,
-            origin=origin,
-            subprotocol=subprotocol,
-            duration_ms=_milliseconds(duration),
-        )
+    _event(
+        logging.INFO,
+        "ws.open",
+        request_id=request_id,
+        client=client,
+        user_id=user_id,
+        path=without_query(path),
+        route=route,
+        backend=backend,
+        url=url,
+        origin=origin,
+        subprotocol=subprotocol,
+        duration_ms=_milliseconds(duration),
+    )
 
 
 def ws_close(
@@ -233,25 +231,24 @@ def ws_close(
         reason: Of the close frame.
         detail: What happened, where the code alone doesn't say it.
     """
-    if logger.isEnabledFor(logging.INFO) or _observer is not None:
-        _event(
-            logging.INFO,
-            "ws.close",
-            request_id=request_id,
-            client=client,
-            user_id=user_id,
-            route=route,
-            backend=backend,
-            close_code=close_code,
-            closed_by=closed_by,
-            reason=reason or None,
-            detail=detail or None,
-            duration_ms=_milliseconds(duration),
-            messages_to_backend=messages_to_backend,
-            messages_to_client=messages_to_client,
-            bytes_to_backend=bytes_to_backend,
-            bytes_to_client=bytes_to_client,
-        )
+    _event(
+        logging.INFO,
+        "ws.close",
+        request_id=request_id,
+        client=client,
+        user_id=user_id,
+        route=route,
+        backend=backend,
+        close_code=close_code,
+        closed_by=closed_by,
+        reason=reason or None,
+        detail=detail or None,
+        duration_ms=_milliseconds(duration),
+        messages_to_backend=messages_to_backend,
+        messages_to_client=messages_to_client,
+        bytes_to_backend=bytes_to_backend,
+        bytes_to_client=bytes_to_client,
+    )
 
 
 def ws_refused(
