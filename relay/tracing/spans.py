@@ -25,6 +25,7 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, form
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from relay.entry import Arrival
+from relay.http.journal import CLIENT_LEFT
 from relay.live.log import without_query
 from relay.live.masking import Masker
 from relay.routing.snapshot import Backend, Url
@@ -45,9 +46,6 @@ _IN_A_PATH = "/!$&'()*+,;=:@~"
 
 LEFT = "client_left"
 """Type of the error where the client did not wait; of a handshake it is the outcome in the metrics as well."""
-
-CLIENT_LEFT = 499
-"""In the log, where nothing was sent."""
 
 SWITCHING = 101
 
