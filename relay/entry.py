@@ -50,6 +50,12 @@ class Arrival:
     started: float
 
 
+def field(headers: RawHeaders, name: bytes) -> str | None:
+    """A field's value, several of that name joined as a list (RFC 9110 §5.3); None if there is none."""
+    found = [value for key, value in headers if key == name]
+    return b", ".join(found).decode("latin-1") if found else None
+
+
 def arrive(scope: Scope, trusted: Networks) -> Arrival:
     """Find out who really asks, from the connection and from fields of trusted proxies only."""
     peer = scope["client"][0] if scope.get("client") else ""

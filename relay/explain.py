@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from relay import access, forwarding
 from relay.access import Ask, Denied, Grant
-from relay.entry import Arrival, port_of
+from relay.entry import Arrival, field, port_of
 from relay.forwarding import Forwarding
 from relay.identity.model import Identification, Identity
 from relay.live.masking import Masker
@@ -107,10 +107,9 @@ def question(
     }
     own_host = next(value.decode("latin-1") for name, value in headers if name == b"host")
     port = port_of(own_host, "http")
-    origins = [value.decode("latin-1") for name, value in headers if name == b"origin"]
     return Question(
         scope,
-        Ask(cast("Kind", scope["type"]), method, raw, ", ".join(origins) if origins else None, own_host),
+        Ask(cast("Kind", scope["type"]), method, raw, field(headers, b"origin"), own_host),
         Arrival("<one per request>", "<client address>", "<client address>", False, "http", own_host, port, 0.0),
     )
 

@@ -18,7 +18,7 @@ from django.core.handlers.asgi import ASGIHandler
 from django.http.request import split_domain_port, validate_host
 
 from relay.access import NEVER
-from relay.entry import Arrival, arrive
+from relay.entry import Arrival, arrive, field
 from relay.http import cors
 from relay.http.request import BodyTooLarge, RelayRequest
 from relay.identity.middleware import IdentityMiddleware
@@ -54,6 +54,11 @@ START_INTERVAL = 1.0
 """Seconds between two attempts to start without a database; each of them is a line in the log."""
 
 
+def is_for_django(path: str) -> bool:
+    """Whether Django's own handler answers a request; ``/admin`` leads to the admin."""
+    return path.startswith(DJANGO) or path == "/admin"
+
+
 def is_health(path: str) -> bool:
     """Whether a path is answered for any ``Host``, and while draining."""
     return path in HEALTH
@@ -82,7 +87,7 @@ def at_the_door(scope: Scope, arrival: Arrival, started: bool) -> Refusal | None
 
 def refusal_fields(runtime: Runtime, headers: RawHeaders) -> RawHeaders:
     """What the server's own refusals say to a request with these fields: an allowed origin may read them, too."""
-    return cors.share([], cors.origin(headers), runtime.snapshot)
+    return cors.share([], field(headers, b"origin"), runtime.snapshot)
 
 
 class Gateway:
@@ -128,7 +133,7 @@ class Gateway:
         if refusal := at_the_door(scope, arrival, runtime.started) or await self._over_the_limit(scope, arrival):
             return await self._refuse(scope, receive, send, arrival, refusal)
         path: str = scope["path"]
-        if kind == "http" and (path.startswith(DJANGO) or path == "/admin"):
+        if kind == "http" and is_for_django(path):
             return await self._ask_django(scope, receive, send, arrival)
         return await self._rooms[kind](scope, receive, send)
 
@@ -184,7 +189,7 @@ class Gateway:
             headers = refusal.headers(arrival.request_id, body)
             events.http_refused(method=scope["method"], **facts)
             self.runtime.metrics.http("", "", refusal.status, facts["duration"])
-            headers = cors.share(headers, cors.origin(scope["headers"]), self.runtime.snapshot)
+            headers = cors.share(headers, field(scope["headers"], b"origin"), self.runtime.snapshot)
             await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
             await send({"type": "http.response.body", "body": body})
             return

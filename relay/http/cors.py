@@ -15,12 +15,6 @@ MAX_AGE = 600
 """Seconds a browser may keep a preflight's answer: an origin that is taken off the list soon finds out."""
 
 
-def origin(headers: RawHeaders) -> str | None:
-    """The ``Origin`` of a request; several make one that is on no list."""
-    found = [value for name, value in headers if name == b"origin"]
-    return b", ".join(found).decode("latin-1") if found else None
-
-
 def is_preflight(method: str, headers: RawHeaders) -> bool:
     """Whether a browser asks for permission (Fetch standard, §3.2.2), whoever the origin is."""
     if method != "OPTIONS":

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from django.core.handlers.asgi import ASGIRequest
 from django.utils.functional import cached_property
 
-from relay.entry import Arrival
+from relay.entry import Arrival, field
 from relay.identity.model import Identification
 from relay.refusals import Refusal
 from relay.routing.snapshot import Route
@@ -119,9 +119,8 @@ class RelayRequest(ASGIRequest):
         return headers
 
     def field(self, name: bytes) -> str | None:
-        """A field's value, several of that name joined as a list (RFC 9110 §5.3); None if there is none."""
-        found = [value for key, value in self.raw_headers if key == name]
-        return b", ".join(found).decode("latin-1") if found else None
+        """As `relay.entry.field`."""
+        return field(self.raw_headers, name)
 
     @cached_property
     def origin(self) -> str | None:

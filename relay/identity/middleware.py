@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from relay.entry import field
 from relay.identity.errors import TokenError, UnknownKey
 from relay.identity.model import NOBODY, Identification, Presented, TokenPlace
 from relay.identity.places import TICKET, Found, Places, parameters
@@ -82,7 +83,7 @@ class IdentityMiddleware:
 
     async def _redeem(self, tickets: set[str], scope: Scope, beside: Identification) -> Identification:
         """Let the ticket decide; the tokens beside it are kept in mind only to be taken out of the request."""
-        origin = ", ".join(value.decode("latin-1") for name, value in scope["headers"] if name == b"origin")
+        origin = field(scope["headers"], b"origin") or ""
         refused = replace(beside, identity=None, place="")
         if len(tickets) > 1:
             return replace(refused, code="invalid_ticket", detail="several tickets in one handshake")

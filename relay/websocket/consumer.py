@@ -10,7 +10,7 @@ from channels.generic.websocket import AsyncWebsocketConsumer
 
 from relay import forwarding
 from relay.access import Ask, Denied, Grant, decide
-from relay.entry import Arrival
+from relay.entry import Arrival, field
 from relay.identity.model import Identification
 from relay.live.registry import CONFIG_CHANGED, DRAIN, REVOKED, Ending
 from relay.refusals import BackendError, Refusal
@@ -86,9 +86,7 @@ class RelayConsumer(AsyncWebsocketConsumer):
         return Ask("websocket", "GET", scope["raw_path"], self._origin(), self.arrival.host)
 
     def _origin(self) -> str | None:
-        """The ``Origin`` field, several joined; None if there is none."""
-        values = [value for name, value in self.scope["headers"] if name == b"origin"]
-        return b", ".join(values).decode("latin-1") if values else None
+        return field(self.scope["headers"], b"origin")
 
     def _offered(self, extension: str) -> bool:
         """Whether the server has an ASGI extension."""
