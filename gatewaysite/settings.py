@@ -8,7 +8,7 @@ from pathlib import Path
 from django.core.exceptions import ImproperlyConfigured
 
 from gatewaysite import env
-from relay.live import log
+from relay.live import lines
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
@@ -83,4 +83,4 @@ CSRF_COOKIE_NAME = "gateway_csrf"
 SESSION_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SAMESITE = "Lax"
 
-LOGGING = log.configure(RELAY.log_format, RELAY.log_level, (RELAY.jwt_cookie, RELAY.jwt_query_param))
+LOGGING = lines.configure(RELAY.log_format, RELAY.log_level, (RELAY.jwt_cookie, RELAY.jwt_query_param))

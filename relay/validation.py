@@ -17,7 +17,8 @@ from django.core.exceptions import ValidationError
 from httptools import HttpParserError, HttpRequestParser
 
 from relay.routing import paths
-from relay.routing.snapshot import Rate, Url, compile_path, normalise_origin
+from relay.routing.pattern import compile_path
+from relay.routing.snapshot import Rate, Url, normalise_origin
 
 YEAR = 365 * 86400.0
 """Seconds; a longer limit is a slip of the pen."""

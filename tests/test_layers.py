@@ -25,7 +25,7 @@ FLOORS = (
     ("relay.models", "relay.live", "relay.migrations"),
     ("gatewaysite.env", "gatewaysite.variables"),
     ("relay.validation", "relay.revision", "relay.database", "relay.fleet.models"),
-    ("relay.routing.snapshot", "relay.routing.paths", "relay.identity.model"),
+    ("relay.routing.snapshot", "relay.routing.pattern", "relay.routing.paths", "relay.identity.model"),
     ("relay.refusals", "relay.typing", "relay"),
 )
 """Rooms, top to bottom. Rooms of one floor may know each other, but not in a circle.
@@ -36,6 +36,7 @@ Below the rooms lie the values that all of them speak of: a snapshot, a path, an
 PURE = (
     "relay.refusals",
     "relay.routing.snapshot",
+    "relay.routing.pattern",
     "relay.routing.paths",
     "relay.access",
     "relay.forwarding",

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from relay.live import log
-from relay.live.lines import ConsoleFormatter, JsonFormatter
+from relay.live.lines import ConsoleFormatter, JsonFormatter, configure
 from relay.live.masking import Masker, suspects
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -302,7 +302,7 @@ def test_what_libraries_add_is_not_told(json_lines):
 @pytest.mark.parametrize("level", ["DEBUG", "INFO", "ERROR"])
 def test_the_configuration_is_one_that_logging_takes(level):
     """And libraries that write payloads keep quiet at any level."""
-    config = log.configure("json", level, ("auth_token",))
+    config = configure("json", level, ("auth_token",))
     logging.config.DictConfigurator(config)  # checks its shape
     for name in ("websockets", "asyncio", "django.db"):
         assert logging.getLevelNamesMapping()[config["loggers"][name]["level"]] >= logging.WARNING
@@ -326,7 +326,7 @@ def test_the_format_follows_the_terminal_unless_it_is_set(monkeypatch, log_forma
             return terminal
 
     monkeypatch.setattr(sys, "stdout", Stdout())
-    formatter = log.configure(log_format, "INFO")["formatters"]["line"]
+    formatter = configure(log_format, "INFO")["formatters"]["line"]
     assert formatter["()"].endswith(expected)
     assert formatter.get("colours", False) is (terminal and expected == "ConsoleFormatter")
 
@@ -447,8 +447,8 @@ def test_an_ordinary_line_is_not_searched(event):
 
 PROGRAM = """
 import logging.config, sys
-from relay.live import log
-logging.config.dictConfig(log.configure({log_format!r}, "INFO"))
+from relay.live import lines, log
+logging.config.dictConfig(lines.configure({log_format!r}, "INFO"))
 {body}
 """
 

@@ -12,8 +12,10 @@ from django.urls.converters import get_converters
 from hypothesis import given
 from hypothesis import strategies as st
 
+from relay.routing import paths, pattern
 from relay.routing import snapshot as module
-from relay.routing.snapshot import Origin, Rate, Route, Snapshot, Url, compile_path, normalise_origin
+from relay.routing.pattern import compile_path
+from relay.routing.snapshot import Origin, Rate, Route, Snapshot, Url, normalise_origin
 
 
 def http(path: str, **rest: Any) -> Route:
@@ -93,7 +95,7 @@ def test_a_route_matches_in_django_path_syntax(route: str, path: str, matches: b
 
 def test_converters_are_those_of_django() -> None:
     """Theirs is the syntax that operators know; if Django changes one, this says so."""
-    assert {name: c.pattern for name, c in module._CONVERTERS.items()} == {
+    assert {name: c.pattern for name, c in pattern._CONVERTERS.items()} == {
         name: converter.regex for name, converter in get_converters().items()
     }
 
@@ -223,7 +225,7 @@ def test_a_handshake_finds_no_http_route_and_the_reverse() -> None:
 )
 def test_the_backends_path(route: str, upstream: str, raw: bytes, target: bytes) -> None:
     """Contract, sections 3 and 5: as the client sent it, unless `upstream_path` replaces what matched."""
-    match = site(http(route, upstream_path=upstream)).match("http", "GET", module.paths.decode(raw))
+    match = site(http(route, upstream_path=upstream)).match("http", "GET", paths.decode(raw))
     assert match is not None
     assert match.target(raw) == target
 

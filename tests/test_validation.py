@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay import validation
-from relay.routing.snapshot import Rate, Snapshot, Url, compile_path
+from relay.routing.pattern import compile_path
+from relay.routing.snapshot import Rate, Snapshot, Url
 
 
 def refusal(rule: Callable[[str], object], text: str) -> str:

@@ -16,7 +16,7 @@ import re
 import sys
 import time
 from collections.abc import Iterable
-from typing import TextIO
+from typing import Any, TextIO
 
 import orjson
 
@@ -180,3 +180,56 @@ def _write(stream: TextIO, line: str) -> None:
             rest = rest[os.write(fd, rest) :]
         except BlockingIOError:  # who shares our end of the pipe made it non-blocking
             os.set_blocking(fd, True)
+
+
+_QUIET = {
+    # What they write at DEBUG, and some at INFO, are payloads, headers and SQL with its parameters.
+    "websockets": "WARNING",
+    "asyncio": "WARNING",
+    "django.db": "WARNING",
+    "django.request": "ERROR",  # its WARNING repeats our own line of a 4xx answer
+    "django.channels.server": "WARNING",
+    "daphne": "WARNING",
+    "twisted": "WARNING",
+    "redis": "WARNING",
+    "channels_redis": "WARNING",
+    "urllib3": "WARNING",
+    "uvicorn.access": "WARNING",  # repeats our own line of a request, with its query
+}
+
+_OWN_HANDLERS = ("django", "django.server", "uvicorn")
+"""They come with handlers of their own, whose lines no formatter of ours would have seen."""
+
+
+def configure(log_format: str, log_level: str, secret_names: Iterable[str] = ()) -> dict[str, Any]:
+    """Django's ``LOGGING``.
+
+    Args:
+        log_format: ``json`` or ``console``; empty: ``console`` on a terminal.
+        log_level: Least level that is written; the loggers in `_QUIET` keep theirs where it is higher.
+        secret_names: The configured cookie and query parameter, masked wherever they show.
+    """
+    terminal = _on_a_terminal()
+    console = log_format == "console" or (not log_format and terminal)
+    formatter: dict[str, Any] = {"()": "relay.live.lines.JsonFormatter", "secret_names": tuple(secret_names)}
+    if console:
+        formatter |= {"()": "relay.live.lines.ConsoleFormatter", "colours": terminal}
+    numbers = logging.getLevelNamesMapping()
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {"line": formatter},
+        "handlers": {"stdout": {"class": "relay.live.lines.StdoutHandler", "formatter": "line"}},
+        "root": {"handlers": ["stdout"], "level": log_level},
+        "loggers": {
+            **{name: {"handlers": [], "level": log_level, "propagate": True} for name in _OWN_HANDLERS},
+            **{name: {"level": max(least, log_level, key=numbers.__getitem__)} for name, least in _QUIET.items()},
+        },
+    }
+
+
+def _on_a_terminal() -> bool:
+    try:
+        return sys.stdout.isatty()
+    except (AttributeError, ValueError):  # no stdout, or closed
+        return False
