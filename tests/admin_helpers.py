@@ -16,6 +16,32 @@ from django.test import Client
 
 from tests import stack
 
+BACKEND = {
+    "name": "main",
+    "urls": "http://127.0.0.1:9000",
+    "connect_timeout": "5",
+    "read_timeout": "60",
+    "max_body_size": "67108864",
+    "max_message_size": "16777216",
+    "websocket_origin": "omit",
+    "tls_verify": "on",
+    "enabled": "on",
+    "routes-TOTAL_FORMS": "0",
+    "routes-INITIAL_FORMS": "0",
+}
+"""What the form of a backend posts."""
+
+ROUTE = {
+    "path": "/api/",
+    "kind": "http",
+    "access": "authenticated",
+    "refuse_with": "http",
+    "idle_timeout": "0",
+    "max_connections_per_user": "0",
+    "enabled": "on",
+}
+"""What the form of a route posts, all but its backend."""
+
 
 def staff(client: Client, *permissions: str) -> Client:
     """Logged in as one of the staff with these permissions of ours, like ``view_process``; with none: a superuser."""

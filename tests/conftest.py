@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
 import uvloop
 
 from tests import served, stack
+from tests.browser import CHROMIUM, FLAGS
+from tests.demo_helpers import Demo, running_demo
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 # How long an example takes says how busy the machine is, nothing else.
 hypothesis.settings.register_profile("relay", deadline=None)
@@ -84,3 +90,28 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> served.Site:
 def site(migrated: served.Site, tmp_path: Path) -> served.Site:
     """A site of the test's own."""
     return served.copy_of(migrated, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def listener() -> Iterator[socket.socket]:
+    """Where the backend listens; each test brings its own."""
+    with socket.create_server(("127.0.0.1", 0)) as it:
+        yield it
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Chromium, for as long as a file's tests need it."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
+    """``make run``'s demo."""
+    with running_demo(tmp_path_factory.mktemp("demo")) as demo:
+        yield demo

@@ -19,6 +19,22 @@ from typing import Any
 from tests.identity_helpers import SECRET
 
 ROOT = Path(__file__).resolve().parent.parent
+
+CONFIGURATION = """
+[[backend]]
+name = "main"
+url = "http://127.0.0.1:{port}"
+[[route]]
+path = "/api/"
+kind = "http"
+backend = "main"
+[[route]]
+path = "/ws"
+kind = "websocket"
+backend = "main"
+"""
+"""A backend on a port of this machine, requests below /api/ and WebSockets at /ws."""
+
 Line = dict[str, Any]
 
 

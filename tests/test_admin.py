@@ -15,33 +15,10 @@ from django.utils import timezone
 
 from relay.backends.connector import UrlHealth
 from relay.models import Backend, Origin, RefusalRecord, Revision, Revocation, Route
-from tests.admin_helpers import text
+from tests.admin_helpers import BACKEND, ROUTE, text
 from tests.fleet_helpers import IDLE, process
 
 pytestmark = pytest.mark.django_db
-
-BACKEND = {
-    "name": "main",
-    "urls": "http://127.0.0.1:9000",
-    "connect_timeout": "5",
-    "read_timeout": "60",
-    "max_body_size": "67108864",
-    "max_message_size": "16777216",
-    "websocket_origin": "omit",
-    "tls_verify": "on",
-    "enabled": "on",
-    "routes-TOTAL_FORMS": "0",
-    "routes-INITIAL_FORMS": "0",
-}
-ROUTE = {
-    "path": "/api/",
-    "kind": "http",
-    "access": "authenticated",
-    "refuse_with": "http",
-    "idle_timeout": "0",
-    "max_connections_per_user": "0",
-    "enabled": "on",
-}
 
 
 @pytest.fixture

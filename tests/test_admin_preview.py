@@ -14,33 +14,13 @@ from django.test import Client
 from relay.admin import preview
 from relay.fleet.connections import look
 from relay.models import Backend, Origin, Process, Revision, Route
-from tests.admin_helpers import log, messages, posted_again, staff, text
+from tests import admin_helpers
+from tests.admin_helpers import BACKEND, log, messages, posted_again, staff, text
 from tests.fleet_helpers import connection, process
 
 pytestmark = pytest.mark.django_db
 
-BACKEND = {
-    "name": "main",
-    "urls": "http://127.0.0.1:9000",
-    "connect_timeout": "5",
-    "read_timeout": "60",
-    "max_body_size": "67108864",
-    "max_message_size": "16777216",
-    "websocket_origin": "omit",
-    "tls_verify": "on",
-    "enabled": "on",
-    "routes-TOTAL_FORMS": "0",
-    "routes-INITIAL_FORMS": "0",
-}
-ROUTE = {
-    "path": "/ws",
-    "kind": "websocket",
-    "access": "authenticated",
-    "refuse_with": "http",
-    "idle_timeout": "0",
-    "max_connections_per_user": "0",
-    "enabled": "on",
-}
+ROUTE = admin_helpers.ROUTE | {"path": "/ws", "kind": "websocket"}
 
 
 @pytest.fixture

@@ -30,20 +30,6 @@ CLIENT = "127.0.0.2"
 RUNNING = "2"
 """``srv_op_state`` of a server that gets work (HAProxy's management guide, "show servers state")."""
 
-CONFIGURATION = """
-[[backend]]
-name = "main"
-url = "http://127.0.0.1:{port}"
-[[route]]
-path = "/api/"
-kind = "http"
-backend = "main"
-[[route]]
-path = "/ws"
-kind = "websocket"
-backend = "main"
-"""
-
 
 def example(name: str, changes: dict[str, str]) -> str:
     """A configuration of the documentation, moved to the ports of a test; each change is of one place."""
@@ -136,13 +122,6 @@ class Site:
         return found()[0]
 
 
-@pytest.fixture(scope="module")
-def listener() -> Iterator[socket.socket]:
-    """Where the backend listens; each test brings its own."""
-    with socket.create_server(("127.0.0.1", 0)) as it:
-        yield it
-
-
 @pytest.fixture(autouse=True)
 async def backend(listener: socket.socket) -> AsyncIterator[stack.BackendServer]:
     async with stack.backend(listener=listener) as it:
@@ -183,7 +162,7 @@ def caddy_at(port: int, nodes: list[str], directory: Path) -> AbstractContextMan
 def site(migrated: served.Site, tmp_path_factory: pytest.TempPathFactory, listener: socket.socket) -> Iterator[Site]:
     with ExitStack() as ends:
         own = served.copy_of(migrated, tmp_path_factory.mktemp("nodes"), TRUSTED_PROXIES="127.0.0.1/32")
-        own.configure(CONFIGURATION.format(port=listener.getsockname()[1]))
+        own.configure(served.CONFIGURATION.format(port=listener.getsockname()[1]))
         nodes = [Node(own), Node(own)]
         for node in nodes:
             ends.callback(node.stop)

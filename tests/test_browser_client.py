@@ -12,10 +12,10 @@ from typing import Any
 
 import jwt
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
-from tests.demo_helpers import ROOT, Demo, environment, running_demo
-from tests.test_demo_page import CHROMIUM, FLAGS
+from tests.browser import CHROMIUM
+from tests.demo_helpers import ROOT, Demo, environment
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")]
 
@@ -32,20 +32,6 @@ CONNECT = """async ([path, options]) => {
     ...options,
   });
 }"""
-
-
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
-    with running_demo(tmp_path_factory.mktemp("demo")) as demo:
-        yield demo
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 class Frontend:

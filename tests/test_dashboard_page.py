@@ -11,14 +11,15 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from tests import served
 from tests.admin_helpers import answering
+from tests.browser import CHROMIUM
 from tests.identity_helpers import token
-from tests.test_demo_page import CHROMIUM, CONTRASTS, FLAGS
+from tests.test_demo_page import CONTRASTS
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")]
 
@@ -121,14 +122,6 @@ def gateway(migrated: served.Site, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 PASSWORD = {"DJANGO_SUPERUSER_PASSWORD": "hunter2hunter2"}
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -25,19 +25,9 @@ BURST = 20
 PLACES = 3
 WORKERS = 2
 
-CONFIGURATION = """
-[[backend]]
-name = "main"
-url = "http://127.0.0.1:{port}"
-[[route]]
-path = "/api/"
-kind = "http"
-backend = "main"
-[[route]]
-path = "/ws"
-kind = "websocket"
-backend = "main"
-[[route]]
+CONFIGURATION = (
+    served.CONFIGURATION
+    + """[[route]]
 path = "/other-ws"
 kind = "websocket"
 backend = "main"
@@ -47,6 +37,7 @@ kind = "websocket"
 backend = "main"
 max_connections_per_user = {places}
 """
+)
 
 _numbers = itertools.count(1)
 
@@ -93,13 +84,6 @@ class Cluster:
         answers = [await client.request("/health") for client in self.clients]
         assert [answer.status for answer in answers] == [200] * len(answers)
         return [warning for answer in answers for warning in answer.json["warnings"]]
-
-
-@pytest.fixture(scope="module")
-def listener() -> Iterator[socket.socket]:
-    """Where the backend listens; each test brings its own."""
-    with socket.create_server(("127.0.0.1", 0)) as it:
-        yield it
 
 
 @pytest.fixture(scope="module")

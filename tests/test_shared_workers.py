@@ -60,13 +60,6 @@ class Gateway(stack.Client):
             in_a_row = in_a_row + 1 if answer.json["warnings"] == warnings else 0
 
 
-@pytest.fixture(scope="module")
-def listener() -> Iterator[socket.socket]:
-    """Where the backend listens; each test brings its own."""
-    with socket.create_server(("127.0.0.1", 0)) as it:
-        yield it
-
-
 @pytest.fixture(autouse=True)
 async def backend(listener: socket.socket) -> AsyncIterator[stack.BackendServer]:
     async with stack.backend(listener=listener) as it:

@@ -29,25 +29,16 @@ LIVE = 2.0
 """Seconds until a change is live, from the end of the command that made it. The contract says one; a busy machine may
 take another."""
 
-CONFIGURATION = f"""
-[[backend]]
-name = "main"
-url = "http://127.0.0.1:{{port}}"
-[[route]]
-path = "/api/"
-kind = "http"
-backend = "main"
-[[route]]
-path = "/ws"
-kind = "websocket"
-backend = "main"
-[[route]]
+CONFIGURATION = (
+    served.CONFIGURATION
+    + f"""[[route]]
 path = "/second-ws"
 kind = "websocket"
 backend = "main"
 [[origin]]
 origin = "{ORIGIN}"
 """
+)
 ADDED = """
 [[route]]
 path = "/added/"
