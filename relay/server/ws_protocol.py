@@ -125,8 +125,6 @@ class WebSocketProtocol(Connection):
         self.resume_writing()
         if self._state is _State.CONNECTING and self.task is not None:
             self.task.cancel()
-            if self not in self.host.applications:  # cancelled before its first step: run() never comes
-                self.task = None
         self._end()
         self._lose()
 
@@ -349,7 +347,7 @@ class WebSocketProtocol(Connection):
         """The transport is closed; the application has a while to end."""
         self._lost = True
         self.deadline = self.loop.time() + self.host.limits.application_close_time
-        if self.task is None:
+        if self not in self.host.applications:  # a task that is cancelled before its first step never is
             self.host.forget(self)
 
     def _leave(self, linger: bool) -> None:
