@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -531,3 +532,40 @@ async def test_the_rate_limit_is_told_as_the_route_wants(backend: stack.BackendS
         async with gateway.websocket("/told-ws", subprotocols=["v1"]) as client:
             assert (await stack.closed(client))[0] == 4429
             assert client.subprotocol == "v1"
+
+
+UNREACHABLE = "http://127.0.0.1:1"
+
+
+async def say_nothing(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Until the gateway hangs up."""
+    await reader.read()
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "unreachable", "fields"),
+    [
+        pytest.param(502, "backend_unreachable", True, {}, id="unreachable"),
+        pytest.param(503, "backend_disabled", False, {"enabled": False}, id="disabled"),
+        pytest.param(503, "no_healthy_backend", True, {"health_path": "/up"}, id="out"),
+        pytest.param(504, "backend_timeout", False, {"read_timeout": 0.05}, id="silent"),
+    ],
+)
+async def test_a_backend_that_can_not_be_had(status: int, code: str, unreachable: bool, fields: dict[str, Any]) -> None:
+    """Section 4: the same code for a request and a handshake, and as a close where the route wants it."""
+    routes = (*stack.routes(), Route("/told-ws", "websocket", "main", refuse_with="close"))
+    async with stack.backend(say_nothing) as silent:
+        configuration = stack.snapshot(UNREACHABLE if unreachable else silent.url, with_routes=routes, **fields)
+        async with stack.gateway(configuration) as gateway:
+            if "health_path" in fields:
+                await until(lambda: not gateway.runtime.connector.healthy("main"))
+            asked = await gateway.request("/api/x", headers=bearer())
+            assert (asked.status, asked.code) == (status, code)
+            assert (asked.get("retry-after") is not None) is (status == 503)
+            with pytest.raises(InvalidStatus) as refused:
+                await gateway.websocket()
+            answer = refused.value.response
+            assert (answer.status_code, json.loads(answer.body)["code"]) == (status, code)
+            assert ("retry-after" in answer.headers) is (status == 503)
+            async with gateway.websocket("/told-ws") as client:
+                assert (await closed(client))[0] == 4000 + status
