@@ -25,6 +25,10 @@ _MISSING_STATES = ("42P01", "42703")
 """PostgreSQL's undefined_table and undefined_column."""
 
 
+class DatabaseUnavailable(Exception):
+    """What a request needs the database for can't be done now; ``str()`` is the cause, for the log."""
+
+
 def place() -> str:
     """Where the database is, without a password."""
     settings = connection.settings_dict
@@ -42,7 +46,7 @@ def is_unmigrated(exc: db.Error) -> bool:
 
 def trouble(exc: db.Error) -> str:
     """What is wrong, and what mends it, in one line: PostgreSQL's own words come in several."""
-    said = " ".join(str(exc).split())
+    said = without_password(str(exc))
     if is_unmigrated(exc):
         return f"the database {place()}: {said}; if it is new or older than this program, run: python manage.py migrate"
     lite = _fact(exc, "sqlite_errorname")
@@ -57,6 +61,12 @@ def trouble(exc: db.Error) -> str:
     if isinstance(exc, db.OperationalError) and connection.vendor != "sqlite" and not _fact(exc, "sqlstate"):
         return f"DATABASE_URL: the database can't be reached: {said}"
     return f"the database {place()}: {said}"
+
+
+def without_password(text: str) -> str:
+    """The database's own words on one line; drivers don't repeat the password, and this makes sure of it."""
+    password = str(connection.settings_dict.get("PASSWORD") or "")
+    return " ".join((text.replace(password, "…") if password else text).split())
 
 
 def _fact(exc: BaseException, name: str) -> str:
@@ -74,11 +84,17 @@ async def in_thread(function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwa
     """Call from the event loop what needs the database, for a request that waits for it.
 
     Raises:
-        TimeoutError: It took longer than `PATIENCE`. What has begun goes on in its thread, and may yet be written.
+        DatabaseUnavailable: It failed, or took longer than `PATIENCE`. What has begun then goes on in its thread, and
+            may yet be written.
     """
-    async with asyncio.timeout(PATIENCE):
-        result: _T = await database_sync_to_async(function, thread_sensitive=False)(*args, **kwargs)
-        return result
+    try:
+        async with asyncio.timeout(PATIENCE):
+            result: _T = await database_sync_to_async(function, thread_sensitive=False)(*args, **kwargs)
+            return result
+    except TimeoutError as exc:
+        raise DatabaseUnavailable(f"the database {place()} gave no answer in {PATIENCE:g} s") from exc
+    except db.Error as exc:
+        raise DatabaseUnavailable(trouble(exc)) from exc
 
 
 class SameFile:

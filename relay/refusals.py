@@ -62,6 +62,7 @@ KINDS = MappingProxyType(
         "draining": RefusalKind(503, None, "The gateway is restarting; try again.", 1),
         "backend_disabled": RefusalKind(503, 4503, "The service is switched off.", 30),
         "no_healthy_backend": RefusalKind(503, 4503, "The service is not healthy right now.", 2),
+        "database_unavailable": RefusalKind(503, 4503, "This needs the gateway's database, which is away.", 5),
         "backend_timeout": RefusalKind(504, 4504, "The service took too long."),
     }
 )

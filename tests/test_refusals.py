@@ -20,7 +20,7 @@ CONTRACT = {
     429: (4429, ["rate_limited", "too_many_connections"]),
     500: (None, ["internal_error"]),
     502: (4502, ["backend_unreachable", "backend_refused", "backend_protocol_error"]),
-    503: (4503, ["backend_disabled", "no_healthy_backend"]),
+    503: (4503, ["backend_disabled", "no_healthy_backend", "database_unavailable"]),
     504: (4504, ["backend_timeout"]),
 }
 ROWS = [(code, status, close) for status, (close, codes) in CONTRACT.items() for code in codes] + [

@@ -16,6 +16,7 @@ from django.db import connection, connections
 from django.utils import timezone
 from pytest_django import DjangoDbBlocker
 
+from relay.database import without_password
 from relay.models import Backend, Kick, Origin, Revision, Revocation, Route, Ticket
 from relay.routing import watch
 from relay.routing.watch import ConfigurationUnavailable, KickEntry, RevocationEntry, Watcher
@@ -245,7 +246,7 @@ def test_revocations_of_an_earlier_state_of_the_database_are_read_again(followin
 def test_a_password_stays_out_of_what_is_said(database: Path) -> None:
     """Drivers don't repeat it, and if one did, it would be masked."""
     connections.settings["default"]["PASSWORD"] = "hunter2"
-    assert watch._without_password("can't log in\n with hunter2") == "can't log in with …"
+    assert without_password("can't log in\n with hunter2") == "can't log in with …"
 
 
 # The end

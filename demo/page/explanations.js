@@ -31,6 +31,8 @@ export const REFUSALS = {
   backend_timeout: ["The backend did not answer in time.", "Look at its load; the limits are connect_timeout and read_timeout."],
   no_healthy_backend: ["Every address of the backend fails its health path.", "Mend the backend; it comes back by itself after one good answer."],
   backend_disabled: ["The backend is switched off in the admin.", "Switch it on again."],
+  database_unavailable: ["Tickets, renewals and logouts are written down, and the gateway’s database is away. Relaying goes on.",
+    "Ask again; the log has the cause."],
   draining: ["The gateway is shutting down and takes no new work.", "Try again; another process will answer."],
 };
 

@@ -40,6 +40,7 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         "draining": "Nothing: this process was stopping. The balancer should ask /health/ready.",
         "backend_disabled": "Enable the backend.",
         "no_healthy_backend": "Its health path answers no 200: look at the backend, or correct health_path.",
+        "database_unavailable": "Bring the database back; whoever asked has to ask again.",
         "backend_timeout": "The backend is slow: look at its load, or raise its limits.",
     }
 )

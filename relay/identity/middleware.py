@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from relay.database import DatabaseUnavailable
 from relay.entry import field
 from relay.identity.errors import TokenError, UnknownKey
 from relay.identity.model import NOBODY, Identification, Presented, TokenPlace
 from relay.identity.places import TICKET, Found, Places, parameters
 from relay.identity.revocation import Revocations
-from relay.identity.tickets import InvalidTicket, Tickets, TicketStoreUnreachable
+from relay.identity.tickets import InvalidTicket, Tickets
 from relay.identity.tokens import Verifier, choose
 from relay.typing import ASGIApp, Receive, Scope, Send
 
@@ -89,8 +90,10 @@ class IdentityMiddleware:
             return replace(refused, code="invalid_ticket", detail="several tickets in one handshake")
         try:
             identity = await self._tickets.redeem(tickets.pop(), scope["path"], origin)
-        except (InvalidTicket, TicketStoreUnreachable) as exc:
+        except InvalidTicket as exc:
             return replace(refused, code="invalid_ticket", detail=str(exc))
+        except DatabaseUnavailable as exc:
+            return replace(refused, code="database_unavailable", detail=f"ticket: {exc}")
         if reason := self._examiner.revocations.check(identity):
             return replace(refused, code="revoked_token", detail=f"ticket: {reason}")
         return replace(beside, identity=identity, place="ticket", code="", detail="")

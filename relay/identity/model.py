@@ -80,7 +80,7 @@ class Identification:
         identity: Who asks, None if nobody could be named.
         place: Where the identity came from; cross-site rules depend on it. Empty without an identity.
         code: Why there is none: ``no_token``, ``invalid_token``, ``expired_token``, ``revoked_token``,
-            ``ambiguous_token`` or ``invalid_ticket``; empty with an identity.
+            ``ambiguous_token``, ``invalid_ticket`` or, for a ticket, ``database_unavailable``; empty with an identity.
         detail: The same for the log; never holds a token or a ticket.
         presented: Every token looked at, valid or not, in the order of the places.
     """

@@ -108,7 +108,7 @@ async def record_in_thread(entry: RevocationEntry, note: str = "") -> None:
     """The same from the event loop.
 
     Raises:
-        TimeoutError: The database did not answer.
+        relay.database.DatabaseUnavailable: It was not written.
     """
     await database.in_thread(record, entry, note)
 

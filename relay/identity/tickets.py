@@ -14,9 +14,6 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Any
-
-from django import db
 
 from relay import database
 from relay.identity.model import Identity
@@ -31,10 +28,6 @@ _FORM = re.compile(r"[A-Za-z0-9_-]{43}")  # 256 random bits in base64url
 
 class InvalidTicket(Exception):
     """A ticket that opens nothing; ``str()`` says why, for the log, without the ticket."""
-
-
-class TicketStoreUnreachable(Exception):
-    """The database did not take or give a ticket."""
 
 
 class Tickets:
@@ -55,12 +48,12 @@ class Tickets:
             origin: The only ``Origin`` that may use it; empty: only a handshake without one.
 
         Raises:
-            TicketStoreUnreachable: It could not be written.
+            relay.database.DatabaseUnavailable: It could not be written.
         """
         ticket = secrets.token_urlsafe(32)
         expires_at = datetime.fromtimestamp(self._clock() + LIFETIME, UTC)
         row = Ticket(digest=_digest(ticket), identity=asdict(identity), path=path, origin=origin, expires_at=expires_at)
-        await _in_thread(row.save, force_insert=True)
+        await database.in_thread(row.save, force_insert=True)
         return ticket
 
     async def redeem(self, ticket: str, path: str, origin: str) -> Identity:
@@ -70,11 +63,11 @@ class Tickets:
 
         Raises:
             InvalidTicket: And why.
-            TicketStoreUnreachable: It could not be looked up.
+            relay.database.DatabaseUnavailable: It could not be looked up.
         """
         if not _FORM.fullmatch(ticket):
             raise InvalidTicket("no ticket of ours looks like this")
-        row = await _in_thread(_take, _digest(ticket))
+        row = await database.in_thread(_take, _digest(ticket))
         if row is None:
             raise InvalidTicket("unknown, or used already")
         if row.expires_at.timestamp() <= self._clock():
@@ -97,10 +90,3 @@ def _take(digest: str) -> Ticket | None:
     """Read and delete a row; of several who try only the one whose delete found it gets it."""
     row = Ticket.objects.filter(digest=digest).first()
     return row if row is not None and Ticket.objects.filter(pk=row.pk).delete()[0] else None
-
-
-async def _in_thread(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    try:
-        return await database.in_thread(function, *args, **kwargs)
-    except (db.Error, TimeoutError) as exc:
-        raise TicketStoreUnreachable(f"ticket store unreachable: {type(exc).__name__}") from exc

@@ -59,7 +59,7 @@ def _post(summary: str, description: str, body: Schema | None, answer: Schema) -
         "summary": summary,
         "description": description,
         "security": [{"bearer": []}, {"cookie": []}, {"query": []}],
-        "responses": {"200": answer, **_refused(*_TOKEN, *_ALWAYS, "body_too_large")},
+        "responses": {"200": answer, **_refused(*_TOKEN, *_ALWAYS, "body_too_large", "database_unavailable")},
     }
     if body is not None:
         operation["requestBody"] = {"content": {"application/json": {"schema": body}}}

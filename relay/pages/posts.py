@@ -11,6 +11,7 @@ from django.http import HttpResponse
 from django.http.response import HttpResponseBase
 
 from relay import access
+from relay.database import DatabaseUnavailable
 from relay.http.request import RelayRequest
 from relay.http.response import refused
 from relay.http.views import ask
@@ -48,6 +49,8 @@ class Explained(Refusal):
 def for_token_holders(choose: Chooser = lambda who: who) -> Callable[[Page], View]:
     """Let a page see valid tokens' identities and JSON objects only; its answers are for nobody's cache.
 
+    What it can't write is refused, and undone by nobody: a 200 would be a lie for every other process.
+
     Args:
         choose: Which of the tokens counts, where the usual rule is not meant.
     """
@@ -65,6 +68,8 @@ def for_token_holders(choose: Chooser = lambda who: who) -> Callable[[Page], Vie
                 response = await page(request, who.identity, await _json_object(request))
             except Refused as exc:
                 return refused(request, exc.refusal)
+            except DatabaseUnavailable as exc:
+                return refused(request, Refusal("database_unavailable", str(exc)))
             response["Cache-Control"] = "no-store"
             return response
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-from django import db
 from django.http import HttpResponse, JsonResponse
 
 from relay import database
@@ -31,11 +30,7 @@ def fresh(who: Identification) -> Identification:
 async def session(request: RelayRequest, identity: Identity, body: dict[str, Any]) -> HttpResponse:
     """Let the sockets of the previous token live by the fresh one of the same user."""
     previous = _previous(request, identity, body)
-    try:
-        sockets = await renew_sockets(request.runtime, previous.fingerprint, identity)
-    except (db.Error, TimeoutError) as exc:
-        detail = f"the renewal could not be written: {type(exc).__name__}"
-        raise Refused(Refusal("internal_error", detail)) from exc
+    sockets = await renew_sockets(request.runtime, previous.fingerprint, identity)
     return JsonResponse({"success": True, "sockets": sockets, "expires_at": identity.expires_at})
 
 
@@ -45,7 +40,7 @@ async def renew_sockets(runtime: Runtime, fingerprint: str, identity: Identity) 
     Other processes read the same from the database, within a second; so nothing moves before it is written.
 
     Raises:
-        django.db.Error, TimeoutError: It could not be.
+        relay.database.DatabaseUnavailable: It could not be.
     """
     moving = runtime.registry.by_fingerprint(fingerprint)
     if runtime.watcher is not None:

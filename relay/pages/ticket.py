@@ -9,9 +9,8 @@ from django.http import HttpResponse, JsonResponse
 
 from relay.http.request import RelayRequest
 from relay.identity.model import Identity
-from relay.identity.tickets import LIFETIME, LONGEST_ORIGIN, LONGEST_PATH, TicketStoreUnreachable
+from relay.identity.tickets import LIFETIME, LONGEST_ORIGIN, LONGEST_PATH
 from relay.pages.posts import Explained, Refused, for_token_holders
-from relay.refusals import Refusal
 
 
 @for_token_holders()
@@ -20,10 +19,7 @@ async def ticket(request: RelayRequest, identity: Identity, body: dict[str, Any]
     origin = request.origin or ""
     if len(origin) > LONGEST_ORIGIN:
         raise Refused(Explained(f"The Origin is longer than {LONGEST_ORIGIN} characters."))
-    try:
-        issued = await request.runtime.tickets.issue(identity, _path(body), origin)
-    except TicketStoreUnreachable as exc:
-        raise Refused(Refusal("internal_error", str(exc))) from exc
+    issued = await request.runtime.tickets.issue(identity, _path(body), origin)
     return JsonResponse({"ticket": issued, "expires_in": LIFETIME})
 
 

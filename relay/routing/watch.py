@@ -16,12 +16,11 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from django import db
-from django.db import connection
 from django.db.models import Max, Q
 from django.utils import timezone
 
 from relay import models
-from relay.database import SameFile, disconnect
+from relay.database import SameFile, disconnect, without_password
 from relay.live.log import config_stale
 from relay.routing.loader import InvalidConfiguration, load_snapshot
 from relay.routing.snapshot import Snapshot
@@ -213,7 +212,7 @@ class Watcher:
             self._stale(INVALID, f"{INVALID}: {'; '.join(exc.problems)}")
         except (db.Error, OSError) as exc:
             disconnect()
-            self._stale(UNREACHABLE, f"{UNREACHABLE}: {_without_password(str(exc)) or type(exc).__name__}")
+            self._stale(UNREACHABLE, f"{UNREACHABLE}: {without_password(str(exc)) or type(exc).__name__}")
         except Exception:
             # Whatever it is, the next look may go well; a thread that ended here would follow nothing for good.
             log.exception("the database can't be followed")
@@ -294,7 +293,7 @@ class Watcher:
         try:
             prune()
         except db.Error as exc:  # another writer was quicker, or the database is read-only: it is no outage
-            log.warning("rows past their time could not be removed: %s", _without_password(str(exc)))
+            log.warning("rows past their time could not be removed: %s", without_password(str(exc)))
 
 
 def prune() -> int:
@@ -316,9 +315,3 @@ def prune() -> int:
 def _last(model: type[models.Kick | models.Renewal]) -> int:
     last: int | None = model._default_manager.aggregate(last=Max("pk"))["last"]
     return last or 0
-
-
-def _without_password(text: str) -> str:
-    """The database's own words on one line; drivers don't repeat the password, and this makes sure of it."""
-    password = str(connection.settings_dict.get("PASSWORD") or "")
-    return " ".join((text.replace(password, "…") if password else text).split())
