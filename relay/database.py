@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import ParamSpec, TypeVar
 
@@ -14,6 +15,9 @@ from django.db import connection
 
 PATIENCE = 5.0
 """Seconds that a request waits for the database."""
+
+_THREADS = ThreadPoolExecutor(8, "relay-database")
+"""Where it waits: while the database hangs, nothing else may queue up behind it, such as the end of the process."""
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -87,9 +91,10 @@ async def in_thread(function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwa
         DatabaseUnavailable: It failed, or took longer than `PATIENCE`. What has begun then goes on in its thread, and
             may yet be written.
     """
+    call = database_sync_to_async(function, thread_sensitive=False, executor=_THREADS)
     try:
         async with asyncio.timeout(PATIENCE):
-            result: _T = await database_sync_to_async(function, thread_sensitive=False)(*args, **kwargs)
+            result: _T = await call(*args, **kwargs)
             return result
     except TimeoutError as exc:
         raise DatabaseUnavailable(f"the database {place()} gave no answer in {PATIENCE:g} s") from exc

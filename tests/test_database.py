@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 from django import db
 from django.db import connection
 
+from relay import database
 from relay.database import is_unmigrated, trouble
 from tests import served
 from tests.config_helpers import database_at
@@ -90,6 +93,21 @@ def test_a_file_that_can_not_be_opened(tmp_path: Path) -> None:
         with pytest.raises(db.OperationalError) as caught:
             connection.ensure_connection()
         assert trouble(caught.value).startswith(f"DATABASE_URL: {tmp_path}/not/there.sqlite3 can't be opened; is it a ")
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_whoever_waits_for_the_database_is_in_nobody_elses_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests that hang in it leave a thread for the rest: the end of the process, an issuer's keys, a first TLS dial."""
+    monkeypatch.setattr(database, "PATIENCE", 0.1)
+    answered = threading.Event()
+    try:
+        calls = [database.in_thread(answered.wait, 20) for _ in range(64)]
+        given_up = await asyncio.gather(*calls, return_exceptions=True)
+        assert {str(exc) for exc in given_up} == {f"the database {database.place()} gave no answer in 0.1 s"}
+        async with asyncio.timeout(5):
+            assert not await asyncio.to_thread(answered.is_set)
+    finally:
+        answered.set()
 
 
 class Said(Exception):

@@ -344,6 +344,9 @@ async def test_postgresql_stops_and_comes_back(cluster: Cluster) -> None:
         cluster.postgres.stop(cluster.postgres.STOP)
         await cluster.warned("database unreachable")
         await flow.goes_on()
+        for page in ("/gateway/ticket", "/gateway/logout"):
+            answer = await cluster.clients[0].request(page, "POST", headers, b'{"path": "/ws"}')
+            assert (answer.status, answer.code) == (503, "database_unavailable")
         cluster.postgres.start()
         await cluster.healed()
         assert (await cluster.clients[1].request("/gateway/logout", "POST", headers)).status == 200

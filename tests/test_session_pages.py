@@ -253,6 +253,7 @@ async def test_a_renewal_that_can_not_be_written_is_none(no_tables, followed, po
         assert live.identity.jti == "old"
 
 
+@pytest.mark.django_db(transaction=True)
 async def test_a_renewal_does_not_wait_for_a_database_that_hangs(followed, post, events, monkeypatch):
     """The client can try again; whoever holds the lock may hold it for long."""
     monkeypatch.setattr(database, "PATIENCE", 0.01)
@@ -263,6 +264,7 @@ async def test_a_renewal_does_not_wait_for_a_database_that_hangs(followed, post,
     assert_unavailable(answer, events, "gave no answer in 0.01 s")
 
 
+@pytest.mark.django_db(transaction=True)
 async def test_the_watcher_may_be_quicker(followed, post, monkeypatch):
     """It reads the row as soon as it is committed; the answer counts what has moved all the same."""
     loop = asyncio.get_running_loop()
@@ -277,6 +279,7 @@ async def test_the_watcher_may_be_quicker(followed, post, monkeypatch):
         assert (await post("/gateway/session", {"previous": OLD}, FRESH)).json == renewed(1)
 
 
+@pytest.mark.django_db(transaction=True)
 async def test_a_fresh_token_that_is_revoked_meanwhile_saves_nothing(followed, post, monkeypatch):
     """The revocation found no socket of that token: those that come to it later must not outlive it."""
     loop = asyncio.get_running_loop()
