@@ -97,7 +97,7 @@ def test_a_file_that_can_not_be_opened(tmp_path: Path) -> None:
 
 @pytest.mark.django_db(transaction=True)
 async def test_whoever_waits_for_the_database_is_in_nobody_elses_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Requests that hang in it leave a thread for the rest: the end of the process, an issuer's keys, a first TLS dial."""
+    """What hangs in it leaves a thread for the rest: the end of the process, an issuer's keys, a first TLS dial."""
     monkeypatch.setattr(database, "PATIENCE", 0.1)
     answered = threading.Event()
     try:
