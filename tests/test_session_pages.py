@@ -411,6 +411,52 @@ async def test_over_https_the_cookie_is_cleared_as_a_secure_one(backend):
         assert "Secure" in answer.get("set-cookie").split("; ")
 
 
+@pytest.mark.parametrize(
+    ("sent", "code"),
+    [
+        pytest.param({"cookie": token(exp=1)}, "expired_token", id="expired"),
+        pytest.param({"cookie": token(OTHER_SECRET)}, "invalid_token", id="not ours"),
+        pytest.param({"cookie": token(exp=1), "Origin": stack.ORIGIN}, "expired_token", id="from an allowed origin"),
+        pytest.param({"cookie": token(exp=1), "header": token(exp=2)}, "expired_token", id="beside another"),
+    ],
+)
+async def test_a_cookie_whose_token_counts_no_more_is_cleared(post, sent, code):
+    """Who logs out after its end wants it gone; the refusal says that there was nothing to revoke."""
+    answer = await post("/gateway/logout", **sent)
+    assert (answer.status, answer.code, answer.get("www-authenticate")) == (401, code, "Bearer")
+    assert answer.get("set-cookie").startswith("auth_token=")
+    assert "Max-Age=0" in answer.get("set-cookie").split("; ")
+
+
+async def test_a_revoked_cookie_is_cleared(gateway, post):
+    """An administrator was quicker than the user."""
+    text = token()
+    gateway.runtime.revocations.add([_revocation(gateway, text)])
+    answer = await post("/gateway/logout", cookie=text)
+    assert (answer.code, answer.get("set-cookie").partition("=")[0]) == ("revoked_token", "auth_token")
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        pytest.param({}, id="no token"),
+        pytest.param({"header": token(exp=1)}, id="none in a cookie"),
+        pytest.param({"header": token(jti="a"), "cookie": token(jti="b")}, id="two that are valid"),
+        pytest.param({"cookie": token(exp=1), "Origin": EVIL}, id="another site asks"),
+    ],
+)
+async def test_no_other_refusal_clears_the_cookie(post, sent):
+    """It may be worth something yet, or it is nobody's business."""
+    answer = await post("/gateway/logout", **sent)
+    assert (answer.status, answer.get("set-cookie")) == (401, None)
+
+
+async def test_a_link_clears_no_cookie(gateway):
+    """Only POST does anything."""
+    answer = await gateway.request("/gateway/logout", headers={"Cookie": f"auth_token={token(exp=1)}"})
+    assert (answer.status, answer.get("set-cookie")) == (405, None)
+
+
 async def test_a_logout_that_can_not_be_written_is_none(no_tables, gateway, post, events):
     """A 200 would be a lie for every other process: the client has to try again, and for that it keeps its cookie."""
     text = token()

@@ -3,23 +3,40 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
+from http.cookies import SimpleCookie
 from typing import Any
 
 from django.http import HttpResponse, JsonResponse
+from django.http.response import HttpResponseBase
 
+from relay import access
 from relay.http.request import RelayRequest
+from relay.http.response import RelayedResponse
+from relay.http.views import ask
 from relay.identity import revocation
 from relay.identity.model import Identity
 from relay.pages.posts import for_token_holders
 
+STALE = frozenset({"invalid_token", "expired_token", "revoked_token"})
+"""Refusals of a token that nobody can log out of any more. Of two different valid ones, neither is to be lost."""
 
-@for_token_holders()
-async def logout(request: RelayRequest, identity: Identity, body: dict[str, Any]) -> HttpResponse:
-    """Revoke the token everywhere, and clear the cookie.
+
+async def logout(request: RelayRequest) -> HttpResponseBase:
+    """Revoke the token everywhere, and clear the cookie; one whose token counts no more is cleared with the refusal.
 
     It counts no more in this process when the answer goes out; other processes, and all of its sockets, follow within a
     second. A cookie that was set with a ``Domain`` is for whoever set it to clear.
     """
+    response = await _revoke(request)
+    if isinstance(response, RelayedResponse) and response.status_code == 401 and _has_stale_cookie(request):
+        cleared = _cleared_cookie(request).values()
+        response.raw_headers += [(b"set-cookie", cookie.OutputString().encode()) for cookie in cleared]
+    return response
+
+
+@for_token_holders()
+async def _revoke(request: RelayRequest, identity: Identity, body: dict[str, Any]) -> HttpResponse:
     runtime = request.runtime
     entry = revocation.of_token(identity, time.time())
     await revocation.record_in_thread(entry, note="logout")
@@ -27,7 +44,22 @@ async def logout(request: RelayRequest, identity: Identity, body: dict[str, Any]
     if runtime.watcher is not None:
         runtime.watcher.nudge()
     response = JsonResponse({"success": True})
-    if cookie := runtime.settings.jwt_cookie:
-        secure = request.arrival.scheme == "https"
-        response.set_cookie(cookie, "", max_age=0, path="/", secure=secure, httponly=True, samesite="Lax")
+    response.cookies = _cleared_cookie(request)
     return response
+
+
+def _has_stale_cookie(request: RelayRequest) -> bool:
+    """Whether the cookie's token counts no more, and it is not another site that wants it gone."""
+    who = request.identification
+    if who.code not in STALE or all(presented.place != "cookie" for presented in who.presented):
+        return False
+    return access.cross_site(ask(request), request.runtime.snapshot, replace(who, place="cookie")) is None
+
+
+def _cleared_cookie(request: RelayRequest) -> SimpleCookie:
+    """``JWT_COOKIE`` with nothing in it, for a browser to forget; none where cookies are not looked at."""
+    response = HttpResponse()
+    if name := request.runtime.settings.jwt_cookie:
+        secure = request.arrival.scheme == "https"
+        response.set_cookie(name, "", max_age=0, path="/", secure=secure, httponly=True, samesite="Lax")
+    return response.cookies

@@ -94,7 +94,8 @@ PATHS: Schema = {
     ),
     "/gateway/logout": _post(
         "Revoke the token",
-        "It counts no more, its WebSockets end within a second, and the cookie is cleared.",
+        "It counts no more, its WebSockets end within a second, and the cookie is cleared; with the 401 for a stale "
+        "token in it as well.",
         None,
         _json("Done.", _object(success=_SUCCESS)),
     ),
