@@ -119,7 +119,7 @@ def read(variables: Mapping[str, str], base: Path) -> tuple[SiteSettings, RelayS
 def _tokens(reader: Reader, debug: bool) -> dict[str, Any]:
     secret, previous = reader.text("JWT_SECRET"), reader.text("JWT_PREVIOUS_SECRET")
     public_key = reader.text("JWT_PUBLIC_KEY").replace("\\n", "\n")
-    jwks_url = _url(reader, "JWT_JWKS_URL", ("https", "http"))
+    jwks_url = _url(reader, "JWT_JWKS_URL", ("https", "http"), logs_in=False)
     algorithms = reader.words("JWT_ALGORITHMS", ("HS256",))
     _check_keys(reader, debug, secret, previous, public_key, jwks_url, algorithms)
     cookie = _token_place(reader, "JWT_COOKIE", "auth_token")
@@ -235,14 +235,17 @@ def _rate(reader: Reader, name: str) -> Rate | None:
     return reader.parsed(name, parse, None, "a rate such as 100/s;burst=200, or off")
 
 
-def _url(reader: Reader, name: str, schemes: tuple[str, ...]) -> str:
+def _url(reader: Reader, name: str, schemes: tuple[str, ...], *, logs_in: bool = True) -> str:
     # Of a bad value, only the name is told: it may hold a password.
     value = reader.text(name)
     if value and not any(value.startswith(f"{scheme}://") for scheme in schemes):
         reader.problems.append(f"{name}: must begin with " + " or ".join(f"{scheme}://" for scheme in schemes))
     elif value:
         try:
-            _ = urlsplit(value).port
+            parts = urlsplit(value)
+            _ = parts.port
+            if "@" in parts.netloc and not logs_in:
+                reader.problems.append(f"{name}: a user or password before the host would not be sent; leave it out")
         except ValueError:  # the client libraries would say so too, but with a traceback
             reader.problems.append(f"{name}: the host or port is none; write for example {schemes[0]}://host:port/…")
     return value

@@ -54,8 +54,8 @@ from relay.websocket.upstream import Dialler, dial
 
 log = logging.getLogger("relay")
 
-FLUSH_INTERVAL = 2.0
-"""Seconds between two looks at the live sockets for the metrics of other processes."""
+LOOK_INTERVAL = 2.0
+"""Seconds between two looks at the live sockets for the metrics of other processes, and at the age of the keys."""
 
 
 class Runtime:
@@ -110,6 +110,8 @@ class Runtime:
         said = [self.quotas.warning, self.bell.warning if self.bell is not None else ""]
         if self.watcher is not None and self.watcher.error:
             said.insert(0, f"configuration is {self.watcher.age_seconds:.0f} s old: {self.watcher.error}")
+        if self.verifier.jwks is not None:
+            said.append(self.verifier.jwks.warning)
         return [warning for warning in said if warning]
 
     def _quotas(self) -> Quotas:
@@ -169,9 +171,7 @@ class Runtime:
         else:
             self.connector.update(self.snapshot)
             self.quotas.follow(self.snapshot)
-        if self.verifier.jwks is not None:
-            self.verifier.jwks.refresh_if_due()
-        self._spawn(self._flush_regularly())
+        self._spawn(self._look_regularly())
         self.started = True
 
     async def _bootstrap(self) -> None:
@@ -274,12 +274,15 @@ class Runtime:
         health = {name: state.healthy for name, state in self.connector.status().items()}
         self.metrics.flush(self.registry, health, self.watcher.age_seconds if self.watcher else 0.0)
 
-    async def _flush_regularly(self) -> None:
+    async def _look_regularly(self) -> None:
+        """What is due though nobody asks: keys of the issuer, and figures for other processes."""
         while True:
+            if self.verifier.jwks is not None:
+                self.verifier.jwks.refresh_if_due()
             self.flush_metrics()
             if self.reporter is not None:
                 self.reporter.feed(self._report())
-            await asyncio.sleep(FLUSH_INTERVAL)
+            await asyncio.sleep(LOOK_INTERVAL)
 
     def _report(self) -> Report:
         totals, watcher = self.metrics.totals(), self.watcher

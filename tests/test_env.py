@@ -359,6 +359,12 @@ PRIVATE = RSA.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).d
             id="a JWKS without a scheme",
         ),
         pytest.param(
+            {"JWT_JWKS_URL": "https://user:hunter2@id.test/keys", "JWT_ALGORITHMS": "RS256"},
+            "JWT_JWKS_URL",
+            "would not be sent",
+            id="a JWKS with a password",
+        ),
+        pytest.param(
             {"JWT_PUBLIC_KEY": RSA_PEM, "JWT_JWKS_URL": "https://id.test/keys", "JWT_ALGORITHMS": "RS256"},
             "JWT_JWKS_URL",
             "JWT_PUBLIC_KEY is set too",

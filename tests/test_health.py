@@ -19,11 +19,12 @@ from gatewaysite.urls import urlpatterns
 from relay import runtime as composition
 from relay.backends.connector import Connector
 from relay.entry import arrive
+from relay.identity import jwks
 from relay.pages.metrics import on_this_machine
 from relay.pages.openapi import DOCUMENT
 from relay.refusals import KINDS
 from tests import stack
-from tests.identity_helpers import SECRET
+from tests.identity_helpers import SECRET, jwk, private_key
 
 HEALTH = ["/health", "/health/live", "/health/ready"]
 METRICS_TOKEN = "metrics-token-metrics-token"
@@ -133,6 +134,33 @@ async def test_a_stale_configuration_is_a_warning(gateway):
     answer = await gateway.request("/health")
     assert answer.status == 200
     assert answer.json["warnings"] == ["configuration is 12 s old: database unreachable"]
+
+
+async def test_keys_that_can_not_be_fetched_are_a_warning(backend, monkeypatch):
+    """Though nobody sends a token; it goes when the issuer is there, and says nothing of where it is."""
+    monkeypatch.setattr(composition, "LOOK_INTERVAL", 0.01)
+    monkeypatch.setattr(jwks, "COOLDOWN", 0.01)
+    keys = b""
+
+    async def issues(seen, reader, writer):
+        head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % len(keys)
+        writer.write(head + keys if keys else b"no")
+        writer.close()
+
+    async def until_it_warns_of(warnings: list[str]) -> stack.Answer:
+        async with asyncio.timeout(20):
+            while (answer := await gateway.request("/health")).json["warnings"] != warnings:
+                pass
+        return answer
+
+    async with stack.backend(issues) as issuer:
+        settings = {"jwt_secret": "", "jwt_algorithms": ("ES256",), "jwt_jwks_url": issuer.url}
+        async with stack.gateway(stack.snapshot(backend.url), **settings) as gateway:
+            answer = await until_it_warns_of(["no keys yet: JWT_JWKS_URL can't be reached"])
+            assert answer.status == 200
+            assert issuer.url.rpartition(":")[2].encode() not in answer.body
+            keys = json.dumps({"keys": [jwk(private_key("P-256"), "ES256")]}).encode()
+            await until_it_warns_of([])
 
 
 @pytest.mark.usefixtures("quick_polls")

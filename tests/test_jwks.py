@@ -10,6 +10,7 @@ import threading
 import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import pytest
 
@@ -286,6 +287,69 @@ async def test_an_issuer_that_is_not_there_is_a_cause_like_others(caplog):
     assert "refused" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        pytest.param((500, {}, b"oops"), "JWT_JWKS_URL: the answer is 500", id="status 500"),
+        pytest.param(b"null", "JWT_JWKS_URL: the answer is no JWKS", id="null"),
+        pytest.param((200, {"Content-Length": "9"}, b"{}"), "JWT_JWKS_URL can't be reached", id="cut off"),
+    ],
+)
+async def test_keys_that_could_never_be_fetched_are_warned_of(issuer, gateway, answer, error):
+    """`/health` shows it to everybody: the cause, and no address."""
+    assert gateway.jwks.warning == ""  # nobody has tried
+    issuer.publish(answer)
+    await gateway.code(signed(OLD, "old"))
+    assert gateway.jwks.warning == f"no keys yet: {error}"
+
+
+async def test_old_keys_are_warned_of_until_newer_ones_come(issuer, gateway, caplog):
+    """With their age. The log has one line for each cause, and one for its end, however long it takes."""
+    caplog.set_level(logging.INFO, "relay.identity")
+    issuer.publish(key_set(old=OLD))
+    await gateway.code(signed(OLD, "old"))
+    assert gateway.jwks.warning == ""
+    gateway.clock.now += jwks.REFRESH
+    for status in (500, 500, 503):
+        issuer.publish((status, {}, b""))
+        gateway.jwks.refresh_if_due()
+        await gateway.fetched()
+        gateway.clock.now += jwks.COOLDOWN
+    assert gateway.jwks.warning == "keys are 330 s old: JWT_JWKS_URL: the answer is 503"
+    issuer.publish(key_set(old=OLD))
+    gateway.jwks.refresh_if_due()
+    await gateway.fetched()
+    assert gateway.jwks.warning == ""
+    assert [record.getMessage().removeprefix(f"auth.jwks: {issuer.jwks_url}: ") for record in caplog.records] == [
+        "the answer is 500; 1 keys stay in force",
+        "the answer is 503; 1 keys stay in force",
+        "fetched again; 1 keys are in force",
+    ]
+
+
+async def test_what_is_not_http_is_a_cause_like_others(caplog):
+    """Another service's port."""
+
+    async def greets(_, writer):
+        writer.write(b"220 mail.example.com\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(greets, "127.0.0.1", 0) as server:
+        gateway = Gateway(SimpleNamespace(jwks_url=f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"))
+        assert await gateway.code(signed(OLD, "old")) == "invalid_token"
+    assert gateway.jwks.warning == "no keys yet: JWT_JWKS_URL can't be reached"
+    assert "220 mail.example.com" in caplog.text
+
+
+async def test_a_key_in_the_url_is_told_nobody(issuer, caplog):
+    """Some issuers want one in the query."""
+    gateway = Gateway(SimpleNamespace(jwks_url=f"{issuer.jwks_url}?key=hunter2"))
+    assert await gateway.code(signed(OLD, "old")) == "invalid_token"
+    assert issuer.requests == ["/jwks?key=hunter2"]
+    assert f"{issuer.jwks_url}: the answer is 404" in caplog.text
+    assert "hunter2" not in caplog.text + gateway.jwks.warning
+
+
 async def test_closing_ends_a_fetch_in_flight(issuer, gateway):
     """A process that stops does not wait for its issuer."""
     issuer.gate.clear()
@@ -364,5 +428,5 @@ def test_a_command_fetches_in_its_own_thread(issuer):
     verifier.jwks.load()
     assert verifier.verify(signed(OLD, "old")).user_id == "1"
     issuer.publish((500, {}, b""))
-    with pytest.raises(OSError, match="500"):
+    with pytest.raises(ValueError, match="500"):
         verifier.jwks.load()

@@ -35,8 +35,8 @@ log = logging.getLogger("relay.identity")
 class Jwks:
     """The keys at ``JWT_JWKS_URL``. For one thread, the event loop's; only the fetch itself runs in another.
 
-    There is nothing to start: the first request that looks for a key begins the first fetch, any request that comes
-    when one is due begins it without waiting for it.
+    There is nothing to start: the first request that looks for a key begins the first fetch; any request that comes
+    when one is due, and the process itself now and then, begins it without waiting for it.
 
     Args:
         changed: Called when the set of keys is another one than before.
@@ -44,6 +44,7 @@ class Jwks:
 
     Attributes:
         keys: As they were last fetched; empty before.
+        error: Why the last fetch failed, in words for a public page; empty if it did not.
     """
 
     def __init__(
@@ -53,10 +54,20 @@ class Jwks:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.keys: tuple[Key, ...] = ()
+        self.error = self._cause = ""
         self._settings, self._changed, self._clock = settings, changed, clock
         self._document: Any = None
         self._due = self._not_before = -float("inf")
+        self._fetched_at = 0.0
         self._fetching: asyncio.Task[None] | None = None
+
+    @property
+    def warning(self) -> str:
+        """What is in force while no newer keys can be had; empty while they can, or nobody has tried yet."""
+        if not self.error:
+            return ""
+        age = f"keys are {self._clock() - self._fetched_at:.0f} s old" if self.keys else "no keys yet"
+        return f"{age}: {self.error}"
 
     def refresh_if_due(self) -> None:
         """Begin a fetch, if the last one is too long ago, and come back at once."""
@@ -73,8 +84,8 @@ class Jwks:
         """Fetch now, in this thread: for commands.
 
         Raises:
-            OSError: If the document can't be had.
-            ValueError: If it is not one with usable keys.
+            OSError: If no document can be had.
+            ValueError: If the answer is not one with usable keys.
         """
         self._accept(fetch(self._settings.jwt_jwks_url))
 
@@ -97,17 +108,34 @@ class Jwks:
         try:
             self._accept(await asyncio.to_thread(fetch, self._settings.jwt_jwks_url))
             self._due = self._clock() + REFRESH
-        except (OSError, ValueError, http.client.HTTPException) as exc:
-            cause = str(exc) or type(exc).__name__
-            log.warning("auth.jwks: %s: %s; %d keys stay in force", self._settings.jwt_jwks_url, cause, len(self.keys))
+        except OSError as exc:
+            self._failed("JWT_JWKS_URL can't be reached", exc)
+        except ValueError as exc:
+            self._failed(f"JWT_JWKS_URL: {exc}", exc)
         finally:
             self._fetching = None
 
+    def _failed(self, error: str, exc: Exception) -> None:
+        """Keep the keys there are, and log each cause once."""
+        cause = str(exc) or type(exc).__name__
+        if cause != self._cause:
+            log.warning("auth.jwks: %s: %s; %d keys stay in force", self._url_shown, cause, len(self.keys))
+        self.error, self._cause = error, cause
+
+    @property
+    def _url_shown(self) -> str:
+        """Without its query, which may hold a key of ours."""
+        return urlsplit(self._settings.jwt_jwks_url)._replace(query="").geturl()
+
     def _accept(self, document: Any) -> None:
-        if document != self._document:
+        if document != self._document or not self.keys:
             self.keys = published(document, self._settings)
             self._document = document
             self._changed()
+        if self.error:
+            log.info("auth.jwks: %s: fetched again; %d keys are in force", self._url_shown, len(self.keys))
+        self.error = self._cause = ""
+        self._fetched_at = self._clock()
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
@@ -127,8 +155,9 @@ def fetch(url: str, timeout: float = TIMEOUT) -> Any:
     """The JSON document at an http or https url, without the environment's proxies.
 
     Raises:
-        OSError: If it can't be had within the time limit, or the answer is no success.
-        ValueError: If it is too large, no JSON, or lies behind a redirect that is not followed.
+        OSError: If there is no complete answer within the time limit.
+        ValueError: If the answer is no success, too large, no JSON, or a redirect that is not followed; the text names
+            no address.
     """
     opener = urllib.request.OpenerDirector()  # bare: no file, ftp or data urls, and no proxies
     for handler in (
@@ -155,6 +184,8 @@ def fetch(url: str, timeout: float = TIMEOUT) -> Any:
         return json.loads(body)
     except urllib.error.HTTPError as exc:
         exc.close()
-        raise OSError(f"the answer is {exc.code}") from exc
+        raise ValueError(f"the answer is {exc.code}") from exc
+    except http.client.HTTPException as exc:
+        raise OSError(f"what came is no HTTP: {exc!r}") from exc
     except RecursionError as exc:
         raise ValueError("the answer is nested too deeply") from exc
