@@ -23,9 +23,16 @@ from relay.refusals import Refusal
 from relay.routing import paths
 from relay.routing.snapshot import Route, Snapshot, Url
 from relay.typing import Kind, RawHeaders, Scope
+from relay.validation import is_parsed
 from relay.websocket.opening import Opening
 
-METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT")
+METHODS = (
+    "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT",
+    "ACL", "BIND", "CHECKOUT", "COPY", "LINK", "LOCK", "M-SEARCH", "MERGE", "MKACTIVITY", "MKCALENDAR", "MKCOL",
+    "MOVE", "NOTIFY", "PROPFIND", "PROPPATCH", "PURGE", "QUERY", "REBIND", "REPORT", "SEARCH", "SOURCE", "SUBSCRIBE",
+    "UNBIND", "UNLINK", "UNLOCK", "UNSUBSCRIBE",
+)  # fmt: skip
+"""To choose from, the usual ones first; any other that the server parses may be asked about too."""
 
 _FIELD = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*)")  # RFC 9110 §5.6.2, §5.5
 _LABELLED = 11  # columns of the labels on the left
@@ -79,9 +86,10 @@ def question(
         ValueError: Something can't be sent like that; the text says what and how it is meant.
     """
     typed, method = method, method.upper()
-    if method not in METHODS:
-        meant = f"; METHOD comes first: explain GET {typed}" if typed.startswith("/") else ""
-        raise ValueError(f"METHOD: {typed!r} is none of {', '.join(METHODS)}{meant}")
+    if not is_parsed(method):
+        if typed.startswith("/"):
+            raise ValueError(f"METHOD comes first: explain GET {typed}")
+        raise ValueError(f"METHOD: {typed[:80]!r} is a method that the server does not know, and answers 400")
     if websocket and method != "GET":
         raise ValueError(f"METHOD: a WebSocket begins with GET, not {method} (RFC 6455 §4.1)")
     path, _, query = target.partition("?")

@@ -169,13 +169,15 @@ def methods(text: str) -> str:
             _refuse(f"{method!r} is no method; write for example GET, POST")
         if method in ("TRACE", "CONNECT"):
             _refuse(f"{method} is never relayed; leave it out")
-        if not _is_parsed(method):
+        if not is_parsed(method):
             _refuse(f"{method} is a method that the server does not know; leave it out")
     return ",".join(sorted(found))
 
 
-def _is_parsed(method: str) -> bool:
+def is_parsed(method: str) -> bool:
     """Whether llhttp knows it: what it doesn't is answered 400, whatever the routes say."""
+    if not _TOKEN.fullmatch(method):
+        return False
     try:
         HttpRequestParser(object()).feed_data(f"{method} / HTTP/1.1\r\n".encode())
     except HttpParserError:

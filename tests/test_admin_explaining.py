@@ -126,6 +126,14 @@ def test_each_refusal_leads_there_filled_in(admin: Client) -> None:
     assert asked == {"method": "POST", "path": "/api/x", "origin": ""}
 
 
+def test_a_rare_method_is_explained_as_well(admin: Client) -> None:
+    """It is relayed, so it is refused, and leads there like any other."""
+    page = admin.get(f"{EXPLAIN}?refusal={refused(method='PROPFIND').pk}")
+    assert "<option selected>PROPFIND</option>" in page.content.decode()
+    answer = admin.post(EXPLAIN, {"method": "PROPFIND", "path": "/api/x"}).context["answer"]
+    assert answer.startswith("asked      PROPFIND /api/x\n")
+
+
 @pytest.mark.parametrize("query", ["", "?refusal=x", "?refusal=999999", "?refusal=" + "9" * 40, "?path=/x&token=t"])
 def test_a_link_brings_nothing_else_along(admin: Client, query: str) -> None:
     """Least of all a token: an address is written down in too many places."""

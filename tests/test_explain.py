@@ -11,7 +11,7 @@ import pytest
 from django.core.management import call_command
 from django.core.management.base import CommandError
 
-from relay.explain import explain, question
+from relay.explain import METHODS, explain, question
 from relay.forwarding import Forwarding
 from relay.identity.middleware import Examiner
 from relay.identity.places import Places
@@ -284,6 +284,18 @@ async def test_what_is_never_relayed_is_told():
     assert row(text, "why") == "TRACE is never relayed"
 
 
+@pytest.mark.parametrize("method", METHODS)
+async def test_whatever_the_server_takes_can_be_asked_about(backend, gateway, method):
+    """WebDAV and its like are relayed, so they are explained: the same answer in both."""
+    text = await told(method, "/api/x", token=ALICE)
+    answer = await gateway.request("/api/x", method, {"Authorization": f"Bearer {ALICE}"})
+    if answer.status == 405:
+        assert row(text, "answer") == "refused: 405 method_not_allowed"
+    else:
+        assert row(text, "sends") == f"{method} /base/v2/x HTTP/1.1"
+        assert backend.last.method == method
+
+
 @pytest.mark.parametrize(("host", "port"), [("gw.test", "80"), ("gw.test:8443", "8443"), ("[::1]:8000", "8000")])
 async def test_the_port_is_that_of_the_host(host, port):
     """As for a request that came with it."""
@@ -298,7 +310,10 @@ async def test_the_port_is_that_of_the_host(host, port):
         pytest.param(("GET", "http://gw.example/api"), {}, "without scheme and host", id="a whole url"),
         pytest.param(("GET", ""), {}, "begins with a slash", id="nothing"),
         pytest.param(("/api/x", "GET"), {}, "METHOD comes first: explain GET /api/x", id="the wrong way round"),
-        pytest.param(("FETCH", "/api/x"), {}, "'FETCH' is none of GET", id="no method"),
+        pytest.param(("FETCH", "/api/x"), {}, "'FETCH' is a method that the server does not know", id="no method"),
+        pytest.param(("", "/api/x"), {}, "'' is a method that the server does not", id="an empty method"),
+        pytest.param(("GET / HTTP/1.1\r\nA:", "/api/x"), {}, "does not know", id="a line in the method"),
+        pytest.param(("PROPFIND", "/ws"), {"websocket": True}, "begins with GET", id="a handshake by PROPFIND"),
         pytest.param(("POST", "/ws"), {"websocket": True}, "begins with GET", id="a handshake by POST"),
         pytest.param(("GET", "/"), {"fields": ["Accept"]}, "'Name: value'", id="a field without a value"),
         pytest.param(("GET", "/"), {"fields": ["A: b\nX: y"]}, "on one line", id="two fields in one"),
