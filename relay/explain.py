@@ -92,7 +92,7 @@ def question(
         raise ValueError(f"METHOD: {typed[:80]!r} is a method that the server does not know, and answers 400")
     if websocket and method != "GET":
         raise ValueError(f"METHOD: a WebSocket begins with GET, not {method} (RFC 6455 §4.1)")
-    path, _, query = target.partition("?")
+    path, mark, query = target.partition("?")
     if not path.startswith("/"):
         meant = " without scheme and host" if "://" in path else ", which begins with a slash"
         raise ValueError(f"PATH: {target!r} is none; give the path{meant}, for example /api/users")
@@ -112,6 +112,7 @@ def question(
         "query_string": quote(query, safe="/%:@!$&'()*+,;=~?").encode(),
         "headers": headers,
         "client": None,
+        "extensions": {"relay.empty_query": {}} if mark and not query else {},
     }
     own_host = next(value.decode("latin-1") for name, value in headers if name == b"host")
     port = port_of(own_host, "http")

@@ -103,12 +103,15 @@ class Forwarding:
             ]
         return fields
 
-    def query(self, scope: Scope, grant: Grant, who: Identification) -> bytes:
-        """The query for the backend, without token and ticket; the rest byte for byte."""
+    def query(self, scope: Scope, grant: Grant, who: Identification) -> bytes | None:
+        """The query for the backend, without token and ticket, the rest byte for byte; None: there is none.
+
+        An empty one is a question mark alone, of which only our own server tells.
+        """
         query: bytes = scope["query_string"]
         if not query:
-            return query
-        return _Tokens(self, grant, who).query(query, tickets=scope["type"] == "websocket")
+            return b"" if "relay.empty_query" in (scope.get("extensions") or ()) else None
+        return _Tokens(self, grant, who).query(query, tickets=scope["type"] == "websocket") or None
 
 
 @dataclass(slots=True)
@@ -241,10 +244,10 @@ def host(url: Url, grant: Grant, arrival: Arrival) -> bytes:
     return url.authority.encode()
 
 
-def target(url: Url, grant: Grant, query: bytes) -> bytes:
+def target(url: Url, grant: Grant, query: bytes | None) -> bytes:
     """The request target for the backend: its url's prefix, the path, the query (RFC 9112 §3.2.1)."""
     path = url.prefix.encode() + grant.target if url.prefix else grant.target
-    return path + b"?" + query if query else path
+    return path if query is None else path + b"?" + query
 
 
 def response_headers(headers: RawHeaders) -> RawHeaders:

@@ -472,6 +472,13 @@ async def test_rewriting_the_path(backend: stack.BackendServer) -> None:
     assert seen == ["/new/a%2Cb/?q=%20", "/new", "/new/", "/two?x", "/host/x"]
 
 
+@pytest.mark.parametrize("target", ["/api/x?", "/api/x??", "/api/x?&", "/api/x/?=", "/api/?"])
+async def test_the_query_crosses_byte_for_byte(backend: stack.BackendServer, gateway: stack.Stack, target: str) -> None:
+    """An empty one too: it is part of what some clients sign."""
+    assert (await gateway.request(target, headers=bearer())).status == 200
+    assert backend.last.target == target
+
+
 async def test_several_urls(backend: stack.BackendServer) -> None:
     """Section 3: where one can't be connected to, the next is tried; the client notices nothing."""
     with socket.socket() as unused:

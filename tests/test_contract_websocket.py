@@ -155,6 +155,14 @@ async def test_what_the_backend_sees(carrier: str, events: Events) -> None:
     assert events.one("ws.open")["subprotocol"] == "v2"
 
 
+async def test_an_empty_query_crosses(backend: stack.BackendServer, gateway: stack.Stack) -> None:
+    """Section 5: the rest of the query byte for byte, also where it is a question mark alone."""
+    fields = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13"
+    asked = f"GET /ws? HTTP/1.1\r\nHost: a\r\n{fields}\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+    answer = await gateway.raw(f"{asked}Authorization: {bearer()['Authorization']}\r\n\r\n".encode())
+    assert (answer.status, backend.last.target) == (101, "/ws?")
+
+
 @pytest.mark.parametrize(
     ("rule", "sent"),
     [("omit", None), ("forward", ORIGIN), ("https://inside.test", "https://inside.test")],

@@ -189,6 +189,11 @@ async def test_without_a_route_the_nearest_ones_are_told(request_, websocket, ne
     assert nearest in text
 
 
+async def test_an_empty_query_is_sent():
+    """As `serve` does."""
+    assert row(await told("GET", "/api/x?", token=ALICE), "sends") == "GET /base/v2/x? HTTP/1.1"
+
+
 async def test_a_method_that_no_route_serves_is_told():
     """With the methods that there are."""
     text = explain(

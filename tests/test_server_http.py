@@ -54,6 +54,25 @@ async def test_the_scope_holds_the_request_as_it_was_sent() -> None:
 
 
 @pytest.mark.parametrize(
+    ("target", "query", "told"),
+    [
+        pytest.param(b"/x", b"", False, id="no query"),
+        pytest.param(b"/x?", b"", True, id="an empty one"),
+        pytest.param(b"/x??", b"?", False, id="a question mark as query"),
+        pytest.param(b"http://a?", b"", True, id="of an absolute form"),
+    ],
+)
+async def test_an_empty_query_is_told_from_none(target: bytes, query: bytes, told: bool) -> None:
+    """``relay.empty_query``: in ASGI both are an empty ``query_string``."""
+    application = Recorder()
+    async with serving(application) as served, served.client() as client:
+        client.send(b"GET " + target + b" HTTP/1.1\r\nHost: a\r\n\r\n")
+        await client.response()
+    (scope,) = application.scopes
+    assert (scope["query_string"], "relay.empty_query" in scope["extensions"]) == (query, told)
+
+
+@pytest.mark.parametrize(
     ("target", "path"),
     [
         pytest.param(b"/%ff", "/\ufffd", id="bytes that are no UTF-8"),

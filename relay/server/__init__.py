@@ -17,6 +17,8 @@ Extensions beyond ASGI 3, in ``scope["extensions"]``:
 ``relay.cancel``
     The application's task is cancelled when the client goes away, from a handshake until it is answered: it needs no
     listener on ``receive``.
+``relay.empty_query``
+    The request target ended with a question mark: ``query_string`` is empty with and without one.
 ``relay.tunnel`` (websocket)
     After ``websocket.accept``, ``{"type": "relay.tunnel", "attach": attach}`` hands the client's connection over. The
     server calls ``attach(transport, leftover)``, which takes the asyncio transport (``set_protocol``) and the bytes

@@ -50,6 +50,7 @@ class Head:
     Attributes:
         minor: 1 or 0, of HTTP/1.x.
         raw_path: As sent, without the query; ``*`` for OPTIONS only.
+        query: What stands behind the question mark; None: there is none.
         headers: In order, names lowercase, values without surrounding white space.
         keep_alive: The client lets the connection live on (RFC 9112 §9.3).
         length: Of the body in bytes; `CHUNKED`.
@@ -60,12 +61,20 @@ class Head:
     method: str
     minor: int
     raw_path: bytes
-    query: bytes
+    query: bytes | None
     headers: RawHeaders
     keep_alive: bool
     length: int
     expects_continue: bool
     websocket: bool
+
+
+def extensions(head: Head, *names: str) -> dict[str, dict[str, object]]:
+    """An ASGI scope's ``extensions``: those of the protocol, and what only this head has."""
+    offered: dict[str, dict[str, object]] = {name: {} for name in names}
+    if head.query == b"":
+        offered["relay.empty_query"] = {}
+    return offered
 
 
 class HeadReader:
@@ -164,12 +173,12 @@ def judge(method: bytes, minor: int, target: bytes, headers: RawHeaders) -> Head
     if host and not _HOST.fullmatch(host):
         raise Refused("Host is not host[:port] (RFC 9112 §3.2)")
     options = _tokens(fields.get(b"connection", b""))
-    raw_path, _, query = target.partition(b"?")
+    raw_path, mark, query = target.partition(b"?")
     return Head(
         method.decode(),
         minor,
         raw_path,
-        query,
+        query if mark else None,
         headers,
         keep_alive=b"close" not in options and (minor == 1 or b"keep-alive" in options),
         length=_length(fields, minor),

@@ -9,7 +9,7 @@ from urllib.parse import unquote
 from relay.server import body, handshake
 from relay.server.connection import Connection, address
 from relay.server.exchange import Exchange
-from relay.server.head import Head, HeadReader, Refused
+from relay.server.head import Head, HeadReader, Refused, extensions
 from relay.server.ws_protocol import WebSocketProtocol
 from relay.typing import Scope
 
@@ -122,12 +122,12 @@ class HTTPProtocol(Connection):
             "scheme": "https" if self.secure else "http",
             "path": unquote(path) if "%" in path else path,
             "raw_path": head.raw_path,
-            "query_string": head.query,
+            "query_string": head.query or b"",
             "root_path": self.host.root_path,
             "headers": head.headers,
             "client": self.client,
             "server": self.server,
-            "extensions": {"relay.cancel": {}},
+            "extensions": extensions(head, "relay.cancel"),
         }
 
     def _upgrade(self, head: Head, rest: bytes) -> None:

@@ -14,7 +14,7 @@ from urllib.parse import unquote
 
 from relay.server import handshake
 from relay.server.connection import Connection
-from relay.server.head import Head, Refused
+from relay.server.head import Head, Refused, extensions
 from relay.server.messages import Messages, disconnect
 from relay.server.response import ApplicationError, Response
 from relay.typing import Message, Scope
@@ -97,13 +97,13 @@ class WebSocketProtocol(Connection):
             "scheme": "wss" if self.secure else "ws",
             "path": unquote(path) if "%" in path else path,
             "raw_path": head.raw_path,
-            "query_string": head.query,
+            "query_string": head.query or b"",
             "root_path": self.host.root_path,
             "headers": head.headers,
             "client": self.client,
             "server": self.server,
             "subprotocols": self.offered,
-            "extensions": {name: {} for name in _EXTENSIONS},
+            "extensions": extensions(head, *_EXTENSIONS),
         }
 
     # From the transport:

@@ -47,7 +47,7 @@ def traced(dial: Dialler) -> Dialler:
         with _Asking(trace.call(opening.grant.backend)) as call:
             rules = _Rules(opening.rules.cookie, opening.rules.query_param, call)
             upstream = await dial(replace(opening, rules=rules))
-            call.answered(SWITCHING, upstream.url, forwarding.target(upstream.url, opening.grant, b""))
+            call.answered(SWITCHING, upstream.url, forwarding.target(upstream.url, opening.grant, None))
             return upstream
 
     return traced_dial
