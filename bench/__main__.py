@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from bench import measure, memory
+from bench import measure, memory, quota
 from bench.measure import Figures
+from bench.processes import workers
 from bench.targets import PEERS, ROOT, Lab, Target, build_tools, which
 
 Results = dict[str, dict[str, list[Figures]]]
@@ -58,21 +61,36 @@ def http(lab: Lab, args: argparse.Namespace) -> Results:
 
 
 def scale(lab: Lab, args: argparse.Namespace) -> Results:
-    """One worker and two, and what the log costs."""
-    running = [
-        lab.gateway("1 worker"),
-        lab.gateway("2 workers", "--workers", "2"),
-        lab.gateway("no log", LOG_LEVEL="ERROR"),
-    ]
-    small = next(iter(measure.HTTP.values()))
-    requests = measure.in_turn(running, args.repeat, lambda t: measure.http(t, small, args.seconds))
-    measure.table("small requests", "requests", requests)
-    title = "50 connections, 64 B"
-    messages = measure.in_turn(
-        running, args.repeat, lambda t: measure.websocket(lab.build, t, *measure.WEBSOCKET[title], seconds=args.seconds)
-    )
-    measure.table(title, "messages", messages)
-    return {"scale: requests": requests, "scale: messages": messages}
+    """One worker and two, as fast as the machine goes and at a quarter of a core each; and what recording costs."""
+    small, messages = next(iter(measure.HTTP.values())), "10 connections with 32 messages in flight, 64 B"
+    loads: dict[str, tuple[str, Callable[[Target], Figures]]] = {
+        "small requests": ("requests", lambda t: measure.http(t, small, args.seconds)),
+        **{
+            title: (unit, partial(_websocket, lab, measure.WEBSOCKET[title], args.seconds))
+            for title, unit in {messages: "messages", "handshake and close, 20 at a time": "handshakes"}.items()
+        },
+    }
+    one, two = lab.gateway("1 worker"), lab.gateway("2 workers", "--workers", "2")
+    results: Results = {}
+    for title, (unit, run) in loads.items():
+        results[f"scale: {title}"] = rows = measure.in_turn([one, two], args.repeat, run)
+        measure.table(title, unit, rows)
+    try:
+        with quota.held(workers(one.pid) + workers(two.pid)):
+            for title, (unit, run) in loads.items():
+                results[f"quarter: {title}"] = rows = measure.in_turn([one, two], args.repeat, run)
+                measure.table(f"{title}, {quota.SHARE:g} of a core for each worker", unit, rows)
+    except quota.NoQuota as exc:
+        print(f"\n  workers can't be held to a part of a core here ({exc}): that comparison is left out")
+    running = [lab.gateway("not recorded", manage="bench/unrecorded.py"), lab.gateway("no log", LOG_LEVEL="ERROR"), one]
+    title = "small requests: log and metrics, metrics alone, neither"
+    results["recording"] = measure.in_turn(running, 4 * args.repeat, lambda t: measure.http(t, small, args.seconds))
+    measure.table(title, "requests", results["recording"])
+    return results
+
+
+def _websocket(lab: Lab, options: tuple[str, ...], seconds: float, target: Target) -> Figures:
+    return measure.websocket(lab.build, target, *options, seconds=seconds)
 
 
 def main() -> None:

@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import os
 import socket
-import subprocess
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -106,10 +105,11 @@ async def _bodies(lab: Lab) -> None:
 
     server = await asyncio.start_server(backend, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    gateway = await asyncio.to_thread(lab.gateway, "bodies", backend=f"127.0.0.1:{port}")
+    gateway = await asyncio.to_thread(
+        lab.gateway, "bodies", backend=f"127.0.0.1:{port}", backend_options="max_body_size = 0"
+    )
     fields = f"Host: 127.0.0.1\r\nCookie: {gateway.headers['Cookie']}\r\n"
     unlimited = f"POST /api/x HTTP/1.1\r\n{fields}Content-Length: {BODY}\r\n\r\n"
-    await asyncio.to_thread(_no_body_limit, lab, gateway)
 
     async def up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         writer.write(unlimited.encode())
@@ -152,19 +152,3 @@ async def _pour(writer: asyncio.StreamWriter, size: int) -> None:
     for _ in range(size // PIECE):
         writer.write(piece)
         await writer.drain()
-
-
-def _no_body_limit(lab: Lab, gateway: Target) -> None:
-    """Take the limit of request bodies off, while the gateway runs."""
-    directory = max(lab.build.glob("gateway-*"), key=lambda path: path.stat().st_mtime)
-    file = directory / "gateway.toml"
-    file.write_text(file.read_text().replace('name = "main"', 'name = "main"\nmax_body_size = 0'))
-    settings = {
-        "DATABASE_URL": f"sqlite:///{directory}/gateway.sqlite3",
-        "DEBUG": "1",
-        "JWT_SECRET": "unused",
-        "SECRET_KEY": "x",
-    }
-    argv = [*map(str, gateway.process.args[:2]), "import_config", str(file)]  # type: ignore[index]
-    subprocess.run(argv, env=os.environ | settings, check=True, stdout=subprocess.DEVNULL)
-    time.sleep(1.5)

@@ -19,6 +19,11 @@ def tree(pid: int) -> list[int]:
     return [pid] + [p for child in children for p in tree(int(child))]
 
 
+def workers(pid: int) -> list[int]:
+    """The processes that serve: the children, or the process itself if it has none."""
+    return tree(pid)[1:] or [pid]
+
+
 def cpu(pid: int) -> float:
     """User and system time of the process tree so far, in seconds."""
     total = 0

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import hmac
-import json
 import os
 import shutil
 import signal
@@ -16,6 +12,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import jwt
 
 from bench.processes import free_port, wait_for
 
@@ -32,6 +30,7 @@ CONFIGURATION = """
 [[backend]]
 name = "main"
 url = "http://{backend}"
+{backend_options}
 [[route]]
 path = "/api/"
 kind = "http"
@@ -47,14 +46,9 @@ origin = "{origin}"
 
 def token(seconds: int = 36000) -> str:
     """An HS256 token for user 1."""
-
-    def part(data: bytes) -> str:
-        return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
-
     now = int(time.time())
-    body = {"user_id": 1, "email": "a@b.c", "role": "user", "iat": now, "exp": now + seconds}
-    signed = part(b'{"alg":"HS256","typ":"JWT"}') + "." + part(json.dumps(body).encode())
-    return signed + "." + part(hmac.new(SECRET.encode(), signed.encode(), hashlib.sha256).digest())
+    claims = {"user_id": 1, "email": "a@b.c", "role": "user", "iat": now, "exp": now + seconds}
+    return jwt.encode(claims, SECRET, "HS256")
 
 
 @dataclass
@@ -202,8 +196,21 @@ class Lab:
         process = self._run(PEERS[name].argv(self.build, port, self.backend), port)
         return Target(name, f"http://127.0.0.1:{port}", process, _headers())
 
-    def gateway(self, name: str = "gateway", *options: str, backend: str = "", **environment: str) -> Target:
-        """Start the gateway as an operator would: a migrated database, an imported configuration, ``serve``."""
+    def gateway(
+        self,
+        name: str = "gateway",
+        *options: str,
+        backend: str = "",
+        backend_options: str = "",
+        manage: str = "manage.py",
+        **environment: str,
+    ) -> Target:
+        """Start the gateway as an operator would: a migrated database, an imported configuration, ``serve``.
+
+        Args:
+            backend_options: Further TOML lines of the backend.
+            manage: The program that is started, if not the usual one.
+        """
         directory, port = Path(tempfile.mkdtemp(prefix="gateway-", dir=self.build)), free_port()
         settings = {
             "SECRET_KEY": SECRET * 2,
@@ -212,13 +219,15 @@ class Lab:
             "DATABASE_URL": f"sqlite:///{directory}/gateway.sqlite3",
             "LOG_FORMAT": "json",
             "DRAIN_SECONDS": "1",
-            "PYTHONPATH": "",
+            "PYTHONPATH": str(ROOT),
         } | environment
-        manage = [sys.executable, str(ROOT / "manage.py")]
-        (directory / "gateway.toml").write_text(CONFIGURATION.format(backend=backend or self.backend, origin=ORIGIN))
+        (directory / "gateway.toml").write_text(
+            CONFIGURATION.format(backend=backend or self.backend, backend_options=backend_options, origin=ORIGIN)
+        )
         for command in (["migrate", "--verbosity", "0"], ["import_config", str(directory / "gateway.toml")]):
-            subprocess.run([*manage, *command], env=os.environ | settings, check=True, stdout=subprocess.DEVNULL)
-        process = self._run([*manage, "serve", "-p", str(port), *options], port, **settings)
+            argv = [sys.executable, str(ROOT / "manage.py"), *command]
+            subprocess.run(argv, env=os.environ | settings, check=True, stdout=subprocess.DEVNULL)
+        process = self._run([sys.executable, str(ROOT / manage), "serve", "-p", str(port), *options], port, **settings)
         return Target(name, f"http://127.0.0.1:{port}", process, _headers())
 
 
