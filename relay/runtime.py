@@ -24,6 +24,7 @@ from relay.fleet.figures import Observer, Report
 from relay.fleet.reporter import Reporter
 from relay.forwarding import Forwarding
 from relay.http.client import Client
+from relay.http.journal import Journal
 from relay.identity.middleware import Examiner
 from relay.identity.model import Identity
 from relay.identity.places import Places
@@ -78,6 +79,7 @@ class Runtime:
         self.draining = False
         self.registry = Registry()
         self.metrics = Metrics()
+        self.journal = Journal(self.metrics)
         self.connector = Connector()
         self.client = Client(self.connector)
         self.dial: Dialler = partial(dial, self.connector)
@@ -185,6 +187,7 @@ class Runtime:
     async def stop(self) -> None:
         """End what runs in the background; sockets and requests have ended before, or are cut now."""
         changed.disconnect(self.nudge)
+        self.journal.flush()
         for thread in (self.watcher, self.reporter):
             if thread is not None:
                 await asyncio.to_thread(thread.stop)

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from select import PIPE_BUF
 from typing import Any
 
 import pytest
@@ -521,6 +522,45 @@ for t in threads: t.join()
     with _start(body, stdout=subprocess.PIPE) as process:
         output, _ = process.communicate(timeout=50)
     assert len([json.loads(line) for line in output.splitlines()]) == 1200
+
+
+def test_the_events_of_one_turn_are_written_together():
+    """In order, and never in a piece that another process' line could divide; a pipe of packets shows each write."""
+    body = """
+import asyncio
+async def turn():
+    for n in range(100):
+        log.auth_revoked(entries=n)
+        if n == 49:
+            log.config_stale(age=0, detail="a warning goes out at once, behind what waits")
+            assert not logging.getLogger().handlers[0]._waiting
+asyncio.run(turn())
+"""
+    reading, writing = os.pipe2(os.O_DIRECT)
+    with _start(body, stdout=writing) as process:
+        os.close(writing)
+        writes = list(iter(lambda: os.read(reading, 65536), b""))
+    os.close(reading)
+    assert process.returncode == 0
+    assert len(writes) < 20
+    assert all(len(written) <= PIPE_BUF and written.endswith(b"\n") for written in writes)
+    said = [json.loads(line) for written in writes for line in written.splitlines()]
+    assert [line.get("entries", "stale") for line in said] == [*range(50), "stale", *range(50, 100)]
+
+
+def test_the_events_of_the_last_turn_are_written_at_the_end():
+    """The loop stops before its next turn."""
+    body = """
+import asyncio
+loop = asyncio.new_event_loop()
+loop.call_soon(log.auth_revoked)
+loop.call_soon(loop.stop)
+loop.run_forever()
+loop.close()
+"""
+    with _start(body, stdout=subprocess.PIPE) as process:
+        output, _ = process.communicate(timeout=50)
+    assert json.loads(output)["event"] == "auth.revoked"
 
 
 def test_a_field_that_cannot_be_written_costs_its_line_only():

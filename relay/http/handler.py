@@ -90,7 +90,7 @@ class RelayHandler(ASGIHandler):
         except BodyTooLarge as exc:
             request.refusal = exc.refusal
         finally:
-            journal.answered(request, status)
+            self._runtime.journal.answered(request, status)
 
     async def _respond(self, request: RelayRequest) -> HttpResponseBase:
         if self._is_allowed_preflight(request):

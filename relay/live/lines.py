@@ -15,11 +15,14 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from select import PIPE_BUF
 from typing import Any, TextIO
 
 import orjson
 
+from relay.live import turn
+from relay.live.log import Event
 from relay.live.masking import Masker, suspects
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -82,15 +85,15 @@ class JsonFormatter(logging.Formatter):
         self._second, self._text = 0, ""
 
     def format(self, record: logging.LogRecord) -> str:
-        fields = fields_of(record, time=self._time(record.created), level=record.levelname, **of_process)
+        fields = fields_of(record, time=self._time(record), level=record.levelname, **of_process)
         line = _encode(fields)
         return _encode(masked(fields, self._masker)) if suspects(line) else line
 
-    def _time(self, created: float) -> str:
-        second = int(created)
+    def _time(self, record: logging.LogRecord) -> str:
+        second = int(record.created)
         if second != self._second:
             self._second, self._text = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-        return f"{self._text}.{int((created - second) * 1000):03d}Z"
+        return "%s.%03dZ" % (self._text, record.msecs)  # noqa: UP031  (a third faster)
 
 
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -139,7 +142,10 @@ def printable(text: str) -> str:
 
 
 class StdoutHandler(logging.Handler):
-    """Writes each line at once to stdout, and outlives it.
+    """Writes lines to stdout, and outlives it.
+
+    The events of one turn of the event loop are written together, at its end: under load a turn has a dozen, and they
+    take half the time then. Whatever else is logged, and any warning, goes out at once, behind what waits.
 
     A full pipe makes the writer wait, as it does any program's: no line is lost. A stdout that is gone is told once on
     stderr, and never fails the request that wanted to log. The file descriptor is written to, not Python's buffer over
@@ -149,23 +155,52 @@ class StdoutHandler(logging.Handler):
     def __init__(self) -> None:
         super().__init__()
         self._told = False
+        self._waiting: list[logging.LogRecord] = []
 
     def emit(self, record: logging.LogRecord) -> None:
+        self._waiting.append(record)
+        if record.levelno >= logging.WARNING or not isinstance(record, Event):
+            self.flush()
+        elif len(self._waiting) == 1:
+            turn.at_end(self.flush)
+
+    def flush(self) -> None:
+        """Write what waits; `logging.shutdown` calls this, too, when the process ends."""
+        self.acquire()
         try:
-            line = self.format(record) + "\n"
-        except Exception:  # a field that can't be formatted is a bug of ours: the line is lost, the request isn't
-            self.handleError(record)
-            return
-        try:
-            _write(sys.stdout, line)
+            records, self._waiting = self._waiting, []
+            for text in _packed(self._line(record) for record in records):
+                _write(sys.stdout, text)
         except (OSError, ValueError, AttributeError) as exc:  # ValueError: it is closed; AttributeError: there is none
             self._lost(exc)
+        finally:
+            self.release()
+
+    def _line(self, record: logging.LogRecord) -> str:
+        try:
+            return self.format(record) + "\n"
+        except Exception:  # a field that can't be formatted is a bug of ours: the line is lost, the request isn't
+            self.handleError(record)
+            return ""
 
     def _lost(self, exc: Exception) -> None:
         if not self._told and sys.stderr is not None:
             self._told = True
             with contextlib.suppress(OSError, ValueError):
                 sys.stderr.write(f"stdout can't be written, log lines are lost: {exc}\n")
+
+
+def _packed(lines: Iterable[str]) -> Iterator[str]:
+    """The lines joined, where several fit into one undivided write to a pipe."""
+    pack: list[str] = []
+    size = 0
+    for line in lines:
+        if pack and size + len(line) > PIPE_BUF:
+            yield "".join(pack)
+            pack, size = [], 0
+        pack.append(line)
+        size += len(line)
+    yield "".join(pack)
 
 
 def _write(stream: TextIO, line: str) -> None:
@@ -175,7 +210,7 @@ def _write(stream: TextIO, line: str) -> None:
         stream.write(line)
         return
     rest = memoryview(line.encode("utf-8", "backslashreplace"))
-    while rest:  # one write(2) but for a signal or a huge line; up to 4 KiB no other process' line comes in between
+    while rest:  # one write(2) but for a signal or a huge line; up to PIPE_BUF no other process' line comes in between
         try:
             rest = rest[os.write(fd, rest) :]
         except BlockingIOError:  # who shares our end of the pipe made it non-blocking

@@ -53,6 +53,11 @@ def observe(observer: Observer | None) -> None:
     _observer = observer
 
 
+def is_observed() -> bool:
+    """Whether somebody is told every event in the event's own context."""
+    return _observer is not None
+
+
 def http_request(
     *,
     request_id: str,
@@ -79,18 +84,20 @@ def http_request(
     _event(
         logging.INFO,
         "http.request",
-        request_id=request_id,
-        client=client,
-        user_id=user_id,
-        method=method,
-        path=without_query(path),
-        route=route,
-        backend=backend,
-        url=url,
-        status=status,
-        duration_ms=_milliseconds(duration),
-        bytes_to_backend=bytes_to_backend,
-        bytes_to_client=bytes_to_client,
+        {
+            "request_id": request_id,
+            "client": client,
+            "user_id": user_id,
+            "method": method,
+            "path": without_query(path),
+            "route": route,
+            "backend": backend,
+            "url": url,
+            "status": status,
+            "duration_ms": _milliseconds(duration),
+            "bytes_to_backend": bytes_to_backend,
+            "bytes_to_client": bytes_to_client,
+        },
     )
 
 
@@ -112,17 +119,19 @@ def http_refused(
     _trouble(
         _level_of(status),
         "http.refused",
-        request_id=request_id,
-        client=client,
-        user_id=user_id,
-        method=method,
-        path=without_query(path),
-        route=route,
-        backend=backend,
-        status=status,
-        code=code,
-        detail=detail,
-        duration_ms=_milliseconds(duration),
+        {
+            "request_id": request_id,
+            "client": client,
+            "user_id": user_id,
+            "method": method,
+            "path": without_query(path),
+            "route": route,
+            "backend": backend,
+            "status": status,
+            "code": code,
+            "detail": detail,
+            "duration_ms": _milliseconds(duration),
+        },
     )
 
 
@@ -148,16 +157,18 @@ def ws_open(
     _event(
         logging.INFO,
         "ws.open",
-        request_id=request_id,
-        client=client,
-        user_id=user_id,
-        path=without_query(path),
-        route=route,
-        backend=backend,
-        url=url,
-        origin=origin,
-        subprotocol=subprotocol,
-        duration_ms=_milliseconds(duration),
+        {
+            "request_id": request_id,
+            "client": client,
+            "user_id": user_id,
+            "path": without_query(path),
+            "route": route,
+            "backend": backend,
+            "url": url,
+            "origin": origin,
+            "subprotocol": subprotocol,
+            "duration_ms": _milliseconds(duration),
+        },
     )
 
 
@@ -188,20 +199,22 @@ def ws_close(
     _event(
         logging.INFO,
         "ws.close",
-        request_id=request_id,
-        client=client,
-        user_id=user_id,
-        route=route,
-        backend=backend,
-        close_code=close_code,
-        closed_by=closed_by,
-        reason=reason or None,
-        detail=detail or None,
-        duration_ms=_milliseconds(duration),
-        messages_to_backend=messages_to_backend,
-        messages_to_client=messages_to_client,
-        bytes_to_backend=bytes_to_backend,
-        bytes_to_client=bytes_to_client,
+        {
+            "request_id": request_id,
+            "client": client,
+            "user_id": user_id,
+            "route": route,
+            "backend": backend,
+            "close_code": close_code,
+            "closed_by": closed_by,
+            "reason": reason or None,
+            "detail": detail or None,
+            "duration_ms": _milliseconds(duration),
+            "messages_to_backend": messages_to_backend,
+            "messages_to_client": messages_to_client,
+            "bytes_to_backend": bytes_to_backend,
+            "bytes_to_client": bytes_to_client,
+        },
     )
 
 
@@ -223,17 +236,19 @@ def ws_refused(
     _trouble(
         _level_of(status),
         "ws.refused",
-        request_id=request_id,
-        client=client,
-        user_id=user_id,
-        path=without_query(path),
-        route=route,
-        backend=backend,
-        status=status,
-        close_code=close_code,
-        code=code,
-        detail=detail,
-        duration_ms=_milliseconds(duration),
+        {
+            "request_id": request_id,
+            "client": client,
+            "user_id": user_id,
+            "path": without_query(path),
+            "route": route,
+            "backend": backend,
+            "status": status,
+            "close_code": close_code,
+            "code": code,
+            "detail": detail,
+            "duration_ms": _milliseconds(duration),
+        },
     )
 
 
@@ -253,15 +268,17 @@ def backend_error(
     _trouble(
         logging.WARNING,
         "backend.error",
-        request_id=request_id,
-        client=client,
-        user_id=user_id,
-        route=route,
-        backend=backend,
-        code=code,
-        phase=phase or None,
-        detail=detail,
-        duration_ms=None if duration is None else _milliseconds(duration),
+        {
+            "request_id": request_id,
+            "client": client,
+            "user_id": user_id,
+            "route": route,
+            "backend": backend,
+            "code": code,
+            "phase": phase or None,
+            "detail": detail,
+            "duration_ms": None if duration is None else _milliseconds(duration),
+        },
     )
 
 
@@ -282,18 +299,20 @@ def config_changed(
     _event(
         logging.INFO,
         "config.changed",
-        revision=revision,
-        backends=backends,
-        routes=routes,
-        origins=origins,
-        changed=None if changed is None else "; ".join(changed),
-        sockets_closed=sockets_closed,
+        {
+            "revision": revision,
+            "backends": backends,
+            "routes": routes,
+            "origins": origins,
+            "changed": None if changed is None else "; ".join(changed),
+            "sockets_closed": sockets_closed,
+        },
     )
 
 
 def config_stale(*, age: float, detail: str) -> None:
     """``config.stale``: the configuration in force was last read `age` seconds ago, and why not since."""
-    _event(logging.WARNING, "config.stale", age_seconds=round(age, 1), detail=detail)
+    _event(logging.WARNING, "config.stale", {"age_seconds": round(age, 1), "detail": detail})
 
 
 def auth_revoked(
@@ -305,27 +324,39 @@ def auth_revoked(
         kind: Of a single one: ``user``, ``jti`` or ``token``.
         value: Of a single one: the user's id, the jti, or the fingerprint of the token.
     """
-    _event(logging.INFO, "auth.revoked", entries=entries, sockets_closed=sockets_closed, kind=kind, value=value)
+    _event(
+        logging.INFO,
+        "auth.revoked",
+        {"entries": entries, "sockets_closed": sockets_closed, "kind": kind, "value": value},
+    )
 
 
 def server_start(*, version: str, pid: int, listening: str, workers: int = 1, detail: str | None = None) -> None:
     """``server.start``: `listening` is what a client can connect to."""
-    _event(logging.INFO, "server.start", version=version, pid=pid, listening=listening, workers=workers, detail=detail)
+    _event(
+        logging.INFO,
+        "server.start",
+        {"version": version, "pid": pid, "listening": listening, "workers": workers, "detail": detail},
+    )
 
 
 def server_drain(*, sockets: int, seconds: float, requests: int | None = None, signal: str | None = None) -> None:
     """``server.drain``: no new work from now on; what is going on has so many seconds to end."""
-    _event(logging.INFO, "server.drain", sockets=sockets, requests=requests, seconds=seconds, signal=signal)
+    _event(
+        logging.INFO,
+        "server.drain",
+        {"sockets": sockets, "requests": requests, "seconds": seconds, "signal": signal},
+    )
 
 
-def _trouble(level: int, event: str, **fields: object) -> None:
+def _trouble(level: int, event: str, fields: Mapping[str, object]) -> None:
     """An event that the admin explains as well, even where the log leaves it out."""
     for listener in listeners:
         listener(event, fields)
-    _event(level, event, **fields)
+    _event(level, event, fields)
 
 
-def _event(level: int, event: str, **fields: object) -> None:
+def _event(level: int, event: str, fields: Mapping[str, object]) -> None:
     if _observer is not None:
         _observer(event, fields)
     if logger.isEnabledFor(level):
@@ -338,21 +369,21 @@ class Event(logging.LogRecord):
     `LogRecord` itself looks for the caller, the thread and the process, which no line of ours tells.
     """
 
-    _SAME = logging.makeLogRecord({"name": logger.name}).__dict__ | dict.fromkeys(
-        ("process", "processName", "thread", "threadName", "taskName")
+    _SAME = vars(
+        logging.makeLogRecord(
+            {"name": logger.name, "fields": None}
+            | dict.fromkeys(("process", "processName", "thread", "threadName", "taskName"))
+        )
     )
 
     def __init__(self, level: int, event: str, fields: Mapping[str, object]) -> None:
-        created = time.time()
-        self.__dict__ = {
-            **self._SAME,
-            "msg": event,
-            "levelno": level,
-            "levelname": _LEVEL_NAMES[level],
-            "created": created,
-            "msecs": created % 1 * 1000,
-            "fields": fields,
-        }
+        self.__dict__ = record = self._SAME.copy()
+        record["msg"] = event
+        record["levelno"] = level
+        record["levelname"] = _LEVEL_NAMES[level]
+        record["created"] = created = time.time()
+        record["msecs"] = created % 1 * 1000
+        record["fields"] = fields
 
 
 def _level_of(status: int) -> int:
