@@ -33,7 +33,7 @@ from relay.identity.tickets import Tickets
 from relay.identity.tokens import Verifier
 from relay.live import log as events
 from relay.live.metrics import Metrics
-from relay.live.registry import CONFIG_CHANGED, DRAIN, KICKED, REVOKED, LiveSocket, Registry
+from relay.live.registry import CONFIG_CHANGED, DRAIN, KICKED, REVOKED, Handshake, LiveSocket, Registry
 from relay.revision import changed
 from relay.routing import loader
 from relay.routing.difference import difference
@@ -263,9 +263,15 @@ class Runtime:
     def renew(self, fingerprint: str, identity: Identity) -> None:
         """Let a user's sockets of an old token live by a fresh one, where it may do what they do.
 
-        A fresh one that has been revoked by now saves none of them, and ends them instead.
+        A fresh one that has been revoked by now saves none of them, and ends them instead. One whose backend is still
+        being dialled is the fresh token's when it opens, unless the old one has been revoked.
         """
-        self.registry.reauthenticate(fingerprint, identity, lambda socket: admits(socket.route, identity))
+
+        def may(socket: LiveSocket | Handshake) -> bool:
+            known = socket.identity is not None and self.revocations.check(socket.identity) is None
+            return known and admits(socket.route, identity)
+
+        self.registry.reauthenticate(fingerprint, identity, may)
         if self.revocations.check(identity) is not None:
             for socket in self.registry.by_fingerprint(identity.fingerprint):
                 socket.end(REVOKED)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -179,6 +180,93 @@ async def test_a_client_may_ask_again(gateway, post):
     async with gateway.websocket(additional_headers={"Authorization": f"Bearer {OLD}"}):
         for sockets in (1, 0):
             assert (await post("/gateway/session", {"previous": OLD}, FRESH)).json == renewed(sockets)
+
+
+class Holding:
+    """A backend that echoes, once the test lets it answer a handshake.
+
+    Attributes:
+        asked: A handshake has come.
+        go_on: Let it be answered.
+    """
+
+    def __init__(self):
+        self.asked, self.go_on = asyncio.Event(), asyncio.Event()
+
+    async def __call__(self, seen, reader, writer):
+        self.asked.set()
+        await self.go_on.wait()
+        await stack.echo(seen, reader, writer)
+
+
+@pytest.fixture(params=[True, False], ids=["tunnel", "messages"])
+async def held(request):
+    """A gateway whose backend holds its handshakes, for both ways of carrying."""
+    holding = Holding()
+    async with stack.backend(holding) as backend:
+        async with stack.gateway(stack.snapshot(backend.url), tunnel=request.param) as gateway:
+            yield gateway, holding
+
+
+async def opened(gateway, text):
+    return await gateway.websocket(additional_headers={"Authorization": f"Bearer {text}"})
+
+
+async def renew(gateway, old, fresh):
+    headers = {"Authorization": f"Bearer {fresh}", "Cookie": f"auth_token={old}"}
+    return await gateway.request("/gateway/session", "POST", headers)
+
+
+async def test_a_socket_that_is_being_dialled_opens_as_the_fresh_tokens(held):
+    """The old one may be over by then: the user has logged in again, and neither side notices anything."""
+    gateway, holding = held
+    end = int(time.time()) + 2
+    old, between = token(exp=end), token(jti="in between")
+    holding.go_on.set()
+    async with await opened(gateway, token(user_id=2, exp=end)) as another_users:
+        holding.asked.clear()
+        holding.go_on.clear()
+        opening = asyncio.ensure_future(opened(gateway, old))
+        await holding.asked.wait()
+        assert (await renew(gateway, old, between)).json["sockets"] == 0
+        assert (await renew(gateway, between, FRESH)).status == 200
+        assert await stack.closed(another_users) == (4401, "token expired")
+    holding.go_on.set()
+    async with await opening as client:
+        gateway.runtime.on_revocations([_revocation(gateway, between)])
+        await client.send("still there")
+        assert await client.recv() == "still there"
+        gateway.runtime.on_revocations([_revocation(gateway, FRESH)])
+        assert await stack.closed(client) == (4401, "token revoked")
+
+
+@pytest.mark.parametrize("which", ["old", "fresh"])
+async def test_a_revocation_reaches_a_socket_that_is_being_dialled(held, which):
+    """Of the old token before it is renewed, or of the fresh one behind it: no renewal undoes either."""
+    gateway, holding = held
+    old, fresh = gateway.runtime.verifier.verify(OLD), gateway.runtime.verifier.verify(FRESH)
+    opening = asyncio.ensure_future(opened(gateway, OLD))
+    await holding.asked.wait()
+    if which == "old":
+        gateway.runtime.on_revocations([_revocation(gateway, OLD)])
+    gateway.runtime.renew(old.fingerprint, fresh)  # another process was shown it
+    if which == "fresh":
+        gateway.runtime.on_revocations([_revocation(gateway, FRESH)])
+    holding.go_on.set()
+    async with await opening as client:
+        assert await stack.closed(client) == (4401, "token revoked")
+
+
+async def test_a_handshake_that_fails_leaves_nothing_behind(held):
+    """Its client has left; a fresh token finds nobody."""
+    gateway, holding = held
+    opening = asyncio.ensure_future(opened(gateway, OLD))
+    await holding.asked.wait()
+    opening.cancel()
+    async with asyncio.timeout(10):
+        while gateway.runtime.registry._handshakes:
+            await gateway.request("/health")
+    assert (await renew(gateway, OLD, FRESH)).json["sockets"] == 0
 
 
 async def test_only_sockets_of_that_token_move(gateway, post):

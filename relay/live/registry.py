@@ -5,7 +5,8 @@ forgetting a socket, and finding the sockets of a user or of a token, cost the s
 ten thousand. Other processes are reached by the database, and end up calling the same methods over there.
 
 A handshake takes its place before it dials (``reserve``) and gives it back when its socket is gone
-(``release``): so two handshakes that arrive together can't both be the last one that the limit allows.
+(``release``): so two handshakes that arrive together can't both be the last one that the limit allows. It
+is known from before the dial too (``begin``), so that a fresh token of its user reaches it there.
 """
 
 from __future__ import annotations
@@ -73,6 +74,19 @@ class LiveSocket(Protocol):
         """Begin to close both sides. Returns at once, never raises; the first call decides."""
 
 
+class Handshake:
+    """A WebSocket whose backend is being dialled.
+
+    Attributes:
+        identity: Whose socket it will be.
+    """
+
+    __slots__ = ("identity", "route")
+
+    def __init__(self, route: Route, identity: Identity | None) -> None:
+        self.route, self.identity = route, identity
+
+
 class Registry:
     """Every live socket of this process, found by id, user and token."""
 
@@ -81,6 +95,7 @@ class Registry:
         self._filed: dict[str, tuple[str, str]] = {}  # socket id → the (user, fingerprint) it is filed under
         self._by_user: dict[str, dict[str, LiveSocket]] = {}
         self._by_fingerprint: dict[str, dict[str, LiveSocket]] = {}
+        self._handshakes: dict[str, set[Handshake]] = {}  # by fingerprint
         self._places: dict[tuple[RouteKey, str], int] = {}
 
     def __len__(self) -> int:
@@ -89,6 +104,18 @@ class Registry:
     def __iter__(self) -> Iterator[LiveSocket]:
         """Iterate over a copy: sockets may come and go meanwhile."""
         return iter(tuple(self._sockets.values()))
+
+    def begin(self, handshake: Handshake) -> None:
+        """Let a handshake be renewed like a socket. Each one wants a ``finish``."""
+        if handshake.identity is not None:
+            self._handshakes.setdefault(handshake.identity.fingerprint, set()).add(handshake)
+
+    def finish(self, handshake: Handshake) -> None:
+        """Forget a handshake: it failed, or its socket is added. One that isn't there is no error."""
+        if handshake.identity is not None and (shelf := self._handshakes.get(handshake.identity.fingerprint)):
+            shelf.discard(handshake)
+            if not shelf:
+                del self._handshakes[handshake.identity.fingerprint]
 
     def add(self, socket: LiveSocket) -> None:
         """File a socket that was accepted."""
@@ -113,9 +140,9 @@ class Registry:
         return tuple(self._by_fingerprint.get(fingerprint, {}).values())
 
     def reauthenticate(
-        self, fingerprint: str, identity: Identity, may: Callable[[LiveSocket], bool] = lambda socket: True
+        self, fingerprint: str, identity: Identity, may: Callable[[LiveSocket | Handshake], bool] = lambda socket: True
     ) -> int:
-        """Move the user's sockets from an old token to a fresh one of the same user.
+        """Move the user's sockets and handshakes from an old token to a fresh one of the same user.
 
         Args:
             fingerprint: Of the old token.
@@ -125,15 +152,19 @@ class Registry:
         Returns:
             How many sockets moved.
         """
-        moving = [
-            s
-            for s in self.by_fingerprint(fingerprint)
-            if s.identity and s.identity.user_id == identity.user_id and may(s)
-        ]
+
+        def moves(it: LiveSocket | Handshake) -> bool:
+            return it.identity is not None and it.identity.user_id == identity.user_id and may(it)
+
+        moving = [socket for socket in self.by_fingerprint(fingerprint) if moves(socket)]
         for socket in moving:
             self._unfile(socket)
             socket.identity = identity
             self._file(socket)
+        for handshake in [handshake for handshake in self._handshakes.get(fingerprint, ()) if moves(handshake)]:
+            self.finish(handshake)
+            handshake.identity = identity
+            self.begin(handshake)
         return len(moving)
 
     # Places: the limit of connections per user and route.

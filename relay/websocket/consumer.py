@@ -12,7 +12,7 @@ from relay import forwarding
 from relay.access import Ask, Denied, Grant, decide
 from relay.entry import Arrival, field
 from relay.identity.model import Identification
-from relay.live.registry import CONFIG_CHANGED, DRAIN, REVOKED, Ending
+from relay.live.registry import CONFIG_CHANGED, DRAIN, REVOKED, Ending, Handshake
 from relay.refusals import BackendError, Refusal
 from relay.routing.endings import ended_by
 from relay.routing.snapshot import Snapshot
@@ -65,18 +65,21 @@ class RelayConsumer(AsyncWebsocketConsumer):
         if isinstance(grant, Denied):
             await self._refuse(grant)
             return
-        route, quotas = grant.route, self.runtime.quotas
+        route, quotas, registry = grant.route, self.runtime.quotas, self.runtime.registry
         user_id = grant.identity.user_id if grant.identity else ""
-        if not await quotas.reserve(route.key, user_id, route.max_connections_per_user):
-            detail = f"user {user_id} has the {route.max_connections_per_user} connections that {route.path} allows"
-            await self._refuse(Denied(Refusal("too_many_connections", detail), route))
-            return
+        handshake = Handshake(route, grant.identity)
         with ExitStack() as place:
+            registry.begin(handshake)
+            place.callback(registry.finish, handshake)
+            if not await quotas.reserve(route.key, user_id, route.max_connections_per_user):
+                detail = f"user {user_id} has the {route.max_connections_per_user} connections that {route.path} allows"
+                await self._refuse(Denied(Refusal("too_many_connections", detail), route))
+                return
             place.callback(quotas.release, route.key, user_id)
             upstream = await self._dial(grant)
             if upstream is not None:
                 try:
-                    await self._carry(grant, upstream, place)
+                    await self._carry(grant, upstream, handshake, place)
                 finally:
                     upstream.transport.abort()
                     self.runtime.connector.release(grant.backend, upstream.url)
@@ -151,7 +154,7 @@ class RelayConsumer(AsyncWebsocketConsumer):
             leaving.cancel()
             await asyncio.wait((leaving,))
 
-    async def _carry(self, grant: Grant, upstream: Upstream, place: ExitStack) -> None:
+    async def _carry(self, grant: Grant, upstream: Upstream, handshake: Handshake, place: ExitStack) -> None:
         """Accept the client, and relay until both sides are closed; `place` is free as soon as the client is gone."""
         carrier = self._carrier(grant, upstream)
         socket = CarriedSocket(grant, upstream.url, self.arrival, self._origin() or "", carrier)
@@ -161,6 +164,9 @@ class RelayConsumer(AsyncWebsocketConsumer):
             self.journal.left(grant)
             return
         registry = self.runtime.registry
+        registry.finish(handshake)
+        if handshake.identity is not grant.identity:  # the user has a fresh token since
+            socket.identity = handshake.identity
         registry.add(socket)
         self.journal.opened(socket, upstream.accepted.subprotocol)
 
