@@ -25,6 +25,7 @@ class Exchange:
         head: Of the request.
         response: What has been sent so far.
         body_ended: All of the request has arrived.
+        buffered: Bytes of its body that the application has yet to read.
         gone: The client has left, or was cut off: what the application still sends is dropped.
         task: The application's.
     """
@@ -36,6 +37,7 @@ class Exchange:
         "_connection",
         "_expects_continue",
         "body_ended",
+        "buffered",
         "gone",
         "head",
         "response",
@@ -53,20 +55,17 @@ class Exchange:
         self._connection = connection
         self._expects_continue = head.expects_continue and not self.body_ended
         self._body: list[bytes] = []
+        self.buffered = 0
         self._body_read = False  # to its end, by the application
         self._arrived: asyncio.Event | None = None  # made for the first wait: most requests never do
 
     # For the connection:
 
-    @property
-    def buffered(self) -> int:
-        """Bytes of the body that the application has yet to read."""
-        return sum(map(len, self._body))
-
     def feed(self, body: bytes, ended: bool) -> None:
         """Take the next piece of the request's body."""
         if body:
             self._body.append(body)
+            self.buffered += len(body)
         self.body_ended = ended
         self._wake()
 
@@ -119,6 +118,7 @@ class Exchange:
     def _request(self) -> Message:
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         self._body.clear()
+        self.buffered = 0
         self._body_read = self.body_ended
         self._expects_continue = False
         self._connection.body_taken()
