@@ -21,54 +21,20 @@ from urllib.parse import urlsplit
 
 import dj_database_url
 from django.core.exceptions import ValidationError
-from jwt.algorithms import get_default_algorithms
-from jwt.exceptions import PyJWTError
 
 from gatewaysite.variables import Reader, SettingsError, environment
 from relay import validation
+from relay.identity import algorithms
 from relay.routing.snapshot import Rate
+from relay.settings import RelaySettings
 
-__all__ = ["RelaySettings", "SettingsError", "SiteSettings", "environment", "read"]
+__all__ = ["SettingsError", "SiteSettings", "environment", "read"]
 
-HMAC_ALGORITHMS = ("HS256", "HS384", "HS512")
-ASYMMETRIC_ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
-SHORTEST_SECRET = 32  # bytes: a key no shorter than the hash of HS256 (RFC 7518 §3.2)
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
+_DEFAULTS = RelaySettings()
 _DATABASES = "use sqlite:///path or postgres://user:password@host/name"
 _HOST_PATTERN = re.compile(r"\*|\.?[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*|\[[0-9A-Fa-f:.]+\]")  # as Django compares them
-
-
-@dataclass(frozen=True, slots=True)
-class RelaySettings:
-    """What the relay itself is told. Times in seconds."""
-
-    debug: bool = False
-    demo: bool = False
-    jwt_secret: str = field(default="", repr=False)
-    jwt_previous_secret: str = field(default="", repr=False)
-    jwt_previous_until: float | None = None  # unix time
-    jwt_public_key: str = ""
-    jwt_jwks_url: str = ""
-    jwt_algorithms: tuple[str, ...] = ("HS256",)
-    jwt_issuer: str = ""
-    jwt_audience: str = ""
-    jwt_leeway: float = 0
-    jwt_user_id_claim: str = "user_id"
-    jwt_email_claim: str = "email"
-    jwt_role_claim: str = "role"
-    jwt_cookie: str = "auth_token"
-    jwt_query_param: str = "token"
-    main_service_url: str = ""
-    allowed_origins: tuple[str, ...] = ()
-    trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
-    rate_limit: Rate | None = None
-    drain_seconds: float = 20
-    log_format: str = ""  # json | console; empty: console on a terminal
-    log_level: str = "INFO"
-    metrics_token: str = field(default="", repr=False)
-    redis_url: str = field(default="", repr=False)
-    traces: Mapping[str, str] = field(default_factory=dict, repr=False, hash=False)  # OTEL_… as the SDK reads them
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +68,9 @@ def read(variables: Mapping[str, str], base: Path) -> tuple[SiteSettings, RelayS
         allowed_origins=_valid(reader, "ALLOWED_ORIGINS", reader.words("ALLOWED_ORIGINS"), validation.origin),
         trusted_proxies=_networks(reader, "TRUSTED_PROXIES"),
         rate_limit=_rate(reader, "RATE_LIMIT"),
-        drain_seconds=reader.seconds("DRAIN_SECONDS", 20),
+        drain_seconds=reader.seconds("DRAIN_SECONDS", _DEFAULTS.drain_seconds),
         log_format=reader.choice("LOG_FORMAT", ("json", "console"), ""),
-        log_level=reader.choice("LOG_LEVEL", LOG_LEVELS, "INFO"),
+        log_level=reader.choice("LOG_LEVEL", LOG_LEVELS, _DEFAULTS.log_level),
         metrics_token=reader.text("METRICS_TOKEN"),
         redis_url=_url(reader, "REDIS_URL", ("redis", "rediss", "unix")),
         traces=_traces(reader),
@@ -120,9 +86,9 @@ def _tokens(reader: Reader, debug: bool) -> dict[str, Any]:
     secret, previous = reader.text("JWT_SECRET"), reader.text("JWT_PREVIOUS_SECRET")
     public_key = reader.text("JWT_PUBLIC_KEY").replace("\\n", "\n")
     jwks_url = _url(reader, "JWT_JWKS_URL", ("https", "http"), logs_in=False)
-    algorithms = reader.words("JWT_ALGORITHMS", ("HS256",))
-    _check_keys(reader, debug, secret, previous, public_key, jwks_url, algorithms)
-    cookie = _token_place(reader, "JWT_COOKIE", "auth_token")
+    names = reader.words("JWT_ALGORITHMS", _DEFAULTS.jwt_algorithms)
+    _check_keys(reader, debug, secret, previous, public_key, jwks_url, names)
+    cookie = _token_place(reader, "JWT_COOKIE", _DEFAULTS.jwt_cookie)
     return {
         "jwt_secret": secret,
         "jwt_previous_secret": previous,
@@ -131,15 +97,15 @@ def _tokens(reader: Reader, debug: bool) -> dict[str, Any]:
         ),
         "jwt_public_key": public_key,
         "jwt_jwks_url": jwks_url,
-        "jwt_algorithms": algorithms,
+        "jwt_algorithms": names,
         "jwt_issuer": reader.text("JWT_ISSUER"),
         "jwt_audience": reader.text("JWT_AUDIENCE"),
-        "jwt_leeway": reader.seconds("JWT_LEEWAY", 0),
-        "jwt_user_id_claim": reader.text("JWT_USER_ID_CLAIM") or "user_id",
-        "jwt_email_claim": reader.text("JWT_EMAIL_CLAIM") or "email",
-        "jwt_role_claim": reader.text("JWT_ROLE_CLAIM") or "role",
+        "jwt_leeway": reader.seconds("JWT_LEEWAY", _DEFAULTS.jwt_leeway),
+        "jwt_user_id_claim": reader.text("JWT_USER_ID_CLAIM") or _DEFAULTS.jwt_user_id_claim,
+        "jwt_email_claim": reader.text("JWT_EMAIL_CLAIM") or _DEFAULTS.jwt_email_claim,
+        "jwt_role_claim": reader.text("JWT_ROLE_CLAIM") or _DEFAULTS.jwt_role_claim,
         "jwt_cookie": cookie,
-        "jwt_query_param": _token_place(reader, "JWT_QUERY_PARAM", "token"),
+        "jwt_query_param": _token_place(reader, "JWT_QUERY_PARAM", _DEFAULTS.jwt_query_param),
     }
 
 
@@ -152,53 +118,54 @@ def _token_place(reader: Reader, name: str, default: str) -> str:
 
 
 def _check_keys(
-    reader: Reader, debug: bool, secret: str, previous: str, public_key: str, jwks_url: str, algorithms: tuple[str, ...]
+    reader: Reader, debug: bool, secret: str, previous: str, public_key: str, jwks_url: str, names: tuple[str, ...]
 ) -> None:
     """Exactly one kind of key, and only algorithms that belong to it: an HMAC over a public key is a forgery."""
-    known = HMAC_ALGORITHMS + ASYMMETRIC_ALGORITHMS
-    if not algorithms:
+    known = algorithms.HMAC + algorithms.ASYMMETRIC
+    if not names:
         reader.problems.append("JWT_ALGORITHMS: names none; leave it out for HS256")
-    for algorithm in algorithms:
-        if algorithm not in known:
-            reader.problems.append(f"JWT_ALGORITHMS: {algorithm!r} is not one of {', '.join(known)}")
-    hmac = [a for a in algorithms if a in HMAC_ALGORITHMS]
+    for name in names:
+        if name not in known:
+            reader.problems.append(f"JWT_ALGORITHMS: {name!r} is not one of {', '.join(known)}")
+    hmac = [name for name in names if name in algorithms.HMAC]
+    asymmetric = [name for name in names if name in algorithms.ASYMMETRIC]
     if public_key or jwks_url:
-        name = "JWT_PUBLIC_KEY" if public_key else "JWT_JWKS_URL"
+        variable = "JWT_PUBLIC_KEY" if public_key else "JWT_JWKS_URL"
         if hmac:
             mend = "name only those of your key, for example RS256"
-            reader.problems.append(f"JWT_ALGORITHMS: {', '.join(hmac)} can't stand beside {name}; {mend}")
+            reader.problems.append(f"JWT_ALGORITHMS: {', '.join(hmac)} can't stand beside {variable}; {mend}")
         if public_key and jwks_url:
             reader.problems.append("JWT_JWKS_URL: JWT_PUBLIC_KEY is set too; keep one")
-        asymmetric = [a for a in algorithms if a in ASYMMETRIC_ALGORITHMS]
-        if public_key and "PRIVATE KEY" in public_key:
-            reader.problems.append("JWT_PUBLIC_KEY: this is a private key; give the public one")
-        elif public_key and "-----BEGIN" not in public_key:
-            reader.problems.append("JWT_PUBLIC_KEY: not a PEM key (-----BEGIN PUBLIC KEY-----…)")
-        elif public_key and asymmetric and not any(_is_key_for(algorithm, public_key) for algorithm in asymmetric):
-            reader.problems.append(f"JWT_PUBLIC_KEY: it is no public key for {', '.join(asymmetric)}")
+        if public_key and (fault := _fault_of(public_key, asymmetric)):
+            reader.problems.append(f"JWT_PUBLIC_KEY: {fault}")
         return
     if not secret:
         mend = " (or JWT_PUBLIC_KEY, or JWT_JWKS_URL); make one: openssl rand -base64 48"
         reader.required("JWT_SECRET", mend, "JWT_PUBLIC_KEY", "JWT_JWKS_URL")
         return
-    if asymmetric := [a for a in algorithms if a in ASYMMETRIC_ALGORITHMS]:
+    if asymmetric:
         reader.problems.append(
             f"JWT_ALGORITHMS: {', '.join(asymmetric)} needs JWT_PUBLIC_KEY or JWT_JWKS_URL, not JWT_SECRET"
         )
-    for name, value in (("JWT_SECRET", secret), ("JWT_PREVIOUS_SECRET", previous)):
-        if value and len(value.encode()) < SHORTEST_SECRET and not debug:
-            found = len(value.encode())
+    for variable, value in (("JWT_SECRET", secret), ("JWT_PREVIOUS_SECRET", previous)):
+        found = len(value.encode())
+        if value and found < algorithms.SHORTEST_SECRET and not debug:
             reader.problems.append(
-                f"{name}: {found} bytes; at least {SHORTEST_SECRET} are needed: openssl rand -base64 48"
+                f"{variable}: {found} bytes; at least {algorithms.SHORTEST_SECRET} are needed: openssl rand -base64 48"
             )
 
 
-def _is_key_for(algorithm: str, pem: str) -> bool:
-    try:
-        get_default_algorithms()[algorithm].prepare_key(pem)
-    except (PyJWTError, ValueError, TypeError):
-        return False
-    return True
+def _fault_of(public_key: str, names: list[str]) -> str:
+    """Why the key can't be used with any of the algorithms; empty if it can with one."""
+    if "PRIVATE KEY" in public_key:
+        return "this is a private key; give the public one"
+    if "-----BEGIN" not in public_key:
+        return "not a PEM key (-----BEGIN PUBLIC KEY-----…)"
+    faults = {algorithms.fault(name, public_key) for name in names}
+    if not faults or "" in faults:
+        return ""
+    too_weak = [fault for fault in faults if fault != algorithms.NOT_A_KEY]
+    return too_weak[0] if too_weak else f"not a public key for {', '.join(names)}"
 
 
 def _valid(reader: Reader, name: str, values: tuple[str, ...], validate: Callable[[str], str]) -> tuple[str, ...]:

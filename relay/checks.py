@@ -28,15 +28,13 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 
 from relay.database import is_unmigrated
+from relay.identity.algorithms import SHORTEST_SECRET
 from relay.models import Backend, Counted, Origin, Route
 from relay.routing import paths
 from relay.validation import ANY_ORIGIN, lines
 
-SHORTEST_SECRET = 32  # bytes, as long as the hash of HS256 (RFC 7518 §3.2)
-
 OWN_PATHS = ("/admin", "/gateway", "/health", "/metrics")
 """The gateway answers them, and what lies below them, before any route (contract, section 7)."""
-
 
 _PRIVATE = frozenset({"localhost", "internal", "local", "lan", "test"})
 """Top-level names that nobody can buy a name under (RFC 6761, RFC 6762; ``.internal``)."""

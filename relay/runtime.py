@@ -17,7 +17,6 @@ from typing import Any
 from channels.db import database_sync_to_async
 from django import db
 
-from gatewaysite.env import RelaySettings
 from relay.backends.connector import Connector
 from relay.database import trouble
 from relay.fleet.figures import Observer, Report
@@ -47,6 +46,7 @@ from relay.routing.watch import (
     RevocationEntry,
     Watcher,
 )
+from relay.settings import RelaySettings
 from relay.shared.bell import Listener
 from relay.shared.keeper import KeeperLine
 from relay.shared.quotas import Quotas, SharedQuotas

@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt.algorithms import get_default_algorithms
 
-from gatewaysite.env import RelaySettings
 from relay.identity.model import Identity
+from relay.settings import RelaySettings
 
 SECRET = "a secret of sixty-four bytes, long enough for each of the hashes!"
 OTHER_SECRET = "another secret of sixty-four bytes, and not the one that counts!!"

@@ -18,12 +18,12 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.http11 import Request as HandshakeRequest
 from websockets.server import ServerProtocol
 
-from gatewaysite.env import RelaySettings
 from relay.gateway import Gateway, refusal_fields, serves_while_draining
 from relay.http.handler import RelayHandler
 from relay.routing.snapshot import Backend, Origin, Route, Snapshot, Url
 from relay.runtime import Runtime
 from relay.server.host import Host
+from relay.settings import RelaySettings
 from relay.typing import ASGIApp, RawHeaders, Receive, Scope, Send
 from relay.websocket.consumer import RelayConsumer
 from relay.websocket.lifetime import DEFAULT_LIMITS, Limits

@@ -15,12 +15,12 @@ import pytest
 from channels.testing import WebsocketCommunicator
 from websockets.exceptions import InvalidStatus
 
-from gatewaysite.env import RelaySettings
 from relay.gateway import Gateway
 from relay.http.handler import RelayHandler
 from relay.routing.snapshot import Url
 from relay.routing.watch import RevocationEntry
 from relay.runtime import Runtime
+from relay.settings import RelaySettings
 from relay.websocket.consumer import RelayConsumer
 from tests import stack
 from tests.conftest import Events

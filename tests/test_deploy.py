@@ -11,10 +11,10 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from gatewaysite.env import RelaySettings
 from relay.gateway import HEALTH
 from relay.server.limits import Limits
 from relay.server.workers import GRACE
+from relay.settings import RelaySettings
 
 ROOT = Path(__file__).resolve().parent.parent
 DEPLOY = ROOT / "docs" / "deploy"

@@ -15,8 +15,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from gatewaysite.env import RelaySettings, SettingsError, SiteSettings, environment, read
+from gatewaysite.env import SettingsError, SiteSettings, environment, read
 from relay.routing.snapshot import Rate
+from relay.settings import RelaySettings
+from tests import identity_helpers
 
 SECRET = "s3cret-" * 5
 MINIMAL = {"SECRET_KEY": "django-key", "ALLOWED_HOSTS": "gw.example.com", "JWT_SECRET": SECRET}
@@ -382,14 +384,20 @@ PRIVATE = RSA.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).d
         pytest.param(
             {"JWT_PUBLIC_KEY": "-----BEGIN PUBLIC KEY-----\nx", "JWT_ALGORITHMS": "RS256"},
             "JWT_PUBLIC_KEY",
-            "no public key for RS256",
+            "not a public key for RS256",
             id="a PEM that is cut",
         ),
         pytest.param(
             {"JWT_PUBLIC_KEY": EC_PEM, "JWT_ALGORITHMS": "RS256"},
             "JWT_PUBLIC_KEY",
-            "no public key for RS256",
+            "not a public key for RS256",
             id="another kind",
+        ),
+        pytest.param(
+            {"JWT_PUBLIC_KEY": pem(identity_helpers.private_key("RSA-1024")), "JWT_ALGORITHMS": "RS256"},
+            "JWT_PUBLIC_KEY",
+            "1024 bits",
+            id="a key that is too short",
         ),
     ],
 )

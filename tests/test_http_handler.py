@@ -10,13 +10,13 @@ import pytest
 from django.http import Http404, HttpResponse, JsonResponse, StreamingHttpResponse
 from django.urls import path
 
-from gatewaysite.env import RelaySettings
 from relay.entry import arrive
 from relay.http.handler import RelayHandler
 from relay.http.request import RelayRequest
 from relay.identity.model import NOBODY
 from relay.routing.snapshot import Snapshot
 from relay.runtime import Runtime
+from relay.settings import RelaySettings
 from relay.typing import Message
 from tests.conftest import Events
 

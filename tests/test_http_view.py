@@ -10,11 +10,11 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 import pytest
 import uvicorn
 
-from gatewaysite.env import RelaySettings
 from relay.gateway import Gateway
 from relay.http.handler import RelayHandler
 from relay.routing.snapshot import Snapshot
 from relay.runtime import Runtime
+from relay.settings import RelaySettings
 from relay.typing import Receive, Scope, Send
 from tests import stack
 from tests.conftest import Events

@@ -16,9 +16,10 @@ import pytest
 from django.contrib.auth.models import Group, User
 from dotenv import dotenv_values
 
-from gatewaysite.env import RelaySettings, read
+from gatewaysite.env import read
 from relay.identity.errors import InvalidToken
 from relay.identity.tokens import Verifier
+from relay.settings import RelaySettings
 from tests.identity_helpers import private_key, public_pem
 
 DOCUMENT = (Path(__file__).resolve().parent.parent / "docs" / "tokens.md").read_text()

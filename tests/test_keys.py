@@ -104,7 +104,7 @@ def test_the_other_signature_of_an_ecdsa_token_has_the_same_fingerprint():
         ),
         pytest.param({"jwt_jwks_url": "http://127.0.0.1:1/", "jwt_algorithms": ("HS256",)}, "HMAC", id="JWKS and HMAC"),
         pytest.param(
-            {"jwt_public_key": "-----BEGIN", "jwt_algorithms": ("RS256",)}, "no public key for RS256", id="no PEM"
+            {"jwt_public_key": "-----BEGIN", "jwt_algorithms": ("RS256",)}, "not a public key for RS256", id="no PEM"
         ),
         pytest.param(
             {"jwt_public_key": public_pem(private_key("P-256")), "jwt_algorithms": ("RS256",)},

@@ -23,9 +23,15 @@ FLOORS = (
     ("relay.backends", "relay.shared"),
     ("relay.routing", "relay.rate"),
     ("relay.models", "relay.live", "relay.migrations"),
-    ("gatewaysite.env", "gatewaysite.variables"),
     ("relay.validation", "relay.revision", "relay.database", "relay.fleet.models"),
-    ("relay.routing.snapshot", "relay.routing.pattern", "relay.routing.paths", "relay.identity.model"),
+    ("relay.settings",),
+    (
+        "relay.routing.snapshot",
+        "relay.routing.pattern",
+        "relay.routing.paths",
+        "relay.identity.model",
+        "relay.identity.algorithms",
+    ),
     ("relay.refusals", "relay.typing", "relay"),
 )
 """Rooms, top to bottom. Rooms of one floor may know each other, but not in a circle.

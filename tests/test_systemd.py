@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from gatewaysite.env import RelaySettings
 from relay.server.workers import GRACE
+from relay.settings import RelaySettings
 from tests import served, servers
 
 DEPLOY = served.ROOT / "docs" / "deploy"

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 from relay.identity.keys import Key, published
 
 if TYPE_CHECKING:
-    from gatewaysite.env import RelaySettings
+    from relay.settings import RelaySettings
 
 REFRESH = 300.0  # s between two fetches that went well
 COOLDOWN = 10.0  # s after the beginning of a fetch, before an unknown key or a failure may begin another

@@ -12,24 +12,22 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import jwt
-from jwt.algorithms import get_default_algorithms
 from jwt.exceptions import InvalidJTIError
 from jwt.warnings import InsecureKeyLengthWarning
 from rest_framework_simplejwt.backends import TokenBackend
 
+from relay.identity.algorithms import HMAC, fault
 from relay.identity.errors import ExpiredToken, InvalidToken, WrongKey
 
 if TYPE_CHECKING:
-    from gatewaysite.env import RelaySettings
+    from relay.settings import RelaySettings
 
-HMAC = frozenset({"HS256", "HS384", "HS512"})
 NEVER = float("inf")
 
 # The settings judge the length of a secret, once (`gatewaysite.env`, relay.W001); PyJWT would do so for each token.
 warnings.filterwarnings("ignore", category=InsecureKeyLengthWarning)
 
 _MOST_KEYS = 64  # of a JWKS that are looked at; real ones have two to ten
-_ALGORITHMS = get_default_algorithms()
 
 
 class Key(TokenBackend):
@@ -57,13 +55,8 @@ class Key(TokenBackend):
             leeway=settings.jwt_leeway,
         )
         self.kid, self.until = kid, until
-        try:
-            prepared = self.get_verifying_key(None)
-            too_short = None if symmetric else _ALGORITHMS[algorithm].check_key_length(prepared)
-        except (jwt.PyJWTError, ValueError, TypeError) as exc:
-            raise ValueError(f"it is no key for {algorithm}") from exc
-        if too_short:
-            raise ValueError(too_short)
+        if not symmetric and (why := fault(algorithm, key)):
+            raise ValueError(why)
 
     def claims(self, token: str, *, now: bool = True) -> dict[str, Any]:
         """The claims of a token that this key signed and that is good.
@@ -137,11 +130,11 @@ def configured(settings: RelaySettings) -> tuple[Key, ...]:
     """
     algorithms = settings.jwt_algorithms
     if settings.jwt_public_key or settings.jwt_jwks_url:
-        if not HMAC.isdisjoint(algorithms):
+        if not set(algorithms).isdisjoint(HMAC):
             raise ValueError("JWT_ALGORITHMS: an HMAC algorithm can't stand beside a public key or JWKS")
         keys = tuple(usable(algorithms, settings.jwt_public_key, settings)) if settings.jwt_public_key else ()
         if settings.jwt_public_key and not keys:
-            raise ValueError(f"JWT_PUBLIC_KEY: it is no public key for {', '.join(algorithms)}")
+            raise ValueError(f"JWT_PUBLIC_KEY: not a public key for {', '.join(algorithms)}")
         return keys
     until = NEVER if settings.jwt_previous_until is None else settings.jwt_previous_until
     secrets = [(settings.jwt_secret, NEVER), (settings.jwt_previous_secret, until)]

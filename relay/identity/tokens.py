@@ -22,7 +22,7 @@ from relay.identity.keys import Key, candidates, configured
 from relay.identity.model import NOBODY, Identification, Identity, Presented, fingerprint
 
 if TYPE_CHECKING:
-    from gatewaysite.env import RelaySettings
+    from relay.settings import RelaySettings
 
 LONGEST = 8192  # characters of a token; no server takes a longer header line
 REMEMBERED = 8192  # verified tokens, about 1.5 KiB each

@@ -9,10 +9,10 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from gatewaysite.env import RelaySettings
 from relay.identity.errors import TokenError
 from relay.identity.keys import configured
 from relay.identity.tokens import Verifier
+from relay.settings import RelaySettings
 
 LONGEST = 10 * 365 * 24 * 3600  # s
 

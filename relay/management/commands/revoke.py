@@ -13,7 +13,6 @@ from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from gatewaysite.env import RelaySettings
 from relay.database import trouble
 from relay.identity import revocation
 from relay.identity.claims import Claims
@@ -21,6 +20,7 @@ from relay.identity.errors import TokenError
 from relay.identity.model import Identity, fingerprint
 from relay.identity.tokens import Verifier
 from relay.routing.watch import RevocationEntry
+from relay.settings import RelaySettings
 
 STDIN = "-"
 
