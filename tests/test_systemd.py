@@ -6,8 +6,12 @@ import configparser
 import http.client
 import re
 import shlex
+import signal
+import socket
+import struct
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -61,6 +65,62 @@ def test_the_service_may_take_the_place_of_its_port() -> None:
     (address,) = re.findall(r"^ListenStream=(.+)$", text("gateway.socket"), re.M)
     (options,) = re.findall(r"^ExecStart=.* -b (\S+) -p (\d+)", text("gateway.service"), re.M)
     assert address == ":".join(options)
+
+
+class Manager:
+    """What systemd does for ``NOTIFY_SOCKET``: it takes datagrams, with the process that sent each.
+
+    Args:
+        address: Of a Unix socket; abstract with an @ before it.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.environment = {"NOTIFY_SOCKET": address}
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        self._socket.bind(address.replace("@", "\0", 1))
+        self._socket.settimeout(30)
+
+    def told(self) -> tuple[str, int]:
+        """The next word, and the id of the process that sent it."""
+        said, ((_, _, credentials),), _, _ = self._socket.recvmsg(4096, socket.CMSG_SPACE(struct.calcsize("3i")))
+        pid: int = struct.unpack("3i", credentials)[0]
+        return said.decode(), pid
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@pytest.mark.parametrize("abstract", [False, True], ids=["a path", "abstract"])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_systemd_is_told_when_it_listens_and_when_it_ends(
+    site: served.Site, tmp_path: Path, workers: int, abstract: bool
+) -> None:
+    """By the main process alone, which is the one that systemd believes (NotifyAccess=main)."""
+    with closing(Manager(f"@{tmp_path}/notify" if abstract else f"{tmp_path}/notify")) as manager:
+        site.environment |= manager.environment
+        with served.serving(site, "--workers", str(workers)) as server:
+            assert manager.told() == ("READY=1", server.process.pid)
+            assert server.wait_for("server.start")["workers"] == workers
+            server.process.send_signal(signal.SIGTERM)
+            assert manager.told() == ("STOPPING=1", server.process.pid)
+            assert server.process.wait(20) == 0
+
+
+def test_whoever_can_not_be_told_stops_nobody(site: served.Site, tmp_path: Path) -> None:
+    """Left over in an environment, say: a warning."""
+    site.environment["NOTIFY_SOCKET"] = f"{tmp_path}/nobody"
+    with served.serving(site) as server:
+        server.wait_for(lambda line: "READY=1 could not be said: No such file" in str(line.get("message")))
+        assert server.stop() == 0
+
+
+def test_the_unit_waits_for_the_word() -> None:
+    """And has a socket to hear it by."""
+    parser = configparser.ConfigParser(strict=False, interpolation=None)
+    parser.read_string(text("gateway.service"))
+    assert parser["Service"]["Type"] == "notify"
+    assert "AF_UNIX" in parser["Service"]["RestrictAddressFamilies"]
 
 
 @pytest.mark.parametrize("workers", [1, 2])

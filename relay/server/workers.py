@@ -52,6 +52,7 @@ class Supervisor:
         sockets: That the workers inherit.
         drain_seconds: That a worker may take to end.
         on_ready: All workers serve.
+        on_stop: A signal has come; they drain from now on.
         on_exit: The worker with this process id is gone.
         beside: Entered for as long as workers run, on the supervisor's loop: what it does for them besides.
     """
@@ -64,13 +65,14 @@ class Supervisor:
         drain_seconds: float,
         *,
         on_ready: Callable[[], None] = lambda: None,
+        on_stop: Callable[[], None] = lambda: None,
         on_exit: Callable[[int], None] = lambda pid: None,
         beside: contextlib.AbstractAsyncContextManager[object] | None = None,
     ) -> None:
         self._command, self._workers = list(command), workers
         self._inherited = [opened.fileno() for opened in sockets]
         self._drain_seconds = drain_seconds
-        self._on_ready, self._on_exit = on_ready, on_exit
+        self._on_ready, self._on_stop, self._on_exit = on_ready, on_stop, on_exit
         self._beside = beside or contextlib.nullcontext()
         self._processes: set[asyncio.subprocess.Process] = set()
         self._waiting = workers  # for this many to serve
@@ -101,6 +103,7 @@ class Supervisor:
         """Called at each signal, which goes on to the workers: the second one ends them at once."""
         if not self._stopping.is_set():
             self._stopping.set()
+            self._on_stop()
             asyncio.get_running_loop().call_later(self._drain_seconds + GRACE, self._signal, signal.SIGKILL)
         self._signal(signal.SIGTERM)
 

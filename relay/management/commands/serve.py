@@ -27,6 +27,7 @@ from relay.checks import line
 from relay.live import lines, log, metrics
 from relay.server import workers as supervision
 from relay.server.endpoints import Endpoint, EndpointError, adopt, descriptions
+from relay.server.notify import READY, STOPPING, notify
 from relay.shared.keeper import Keeper
 
 logger = logging.getLogger("relay.server")
@@ -131,8 +132,14 @@ class Command(BaseCommand):
         def ready(urls: list[str]) -> None:
             if supervisor is None:
                 log.server_start(version=__version__, pid=os.getpid(), listening=" ".join(urls))
+                notify(READY)
             else:
                 supervision.join(supervisor)
+
+        def drain() -> None:
+            if supervisor is None:
+                notify(STOPPING)
+            runtime.drain()
 
         if supervisor is not None:
             lines.of_process["pid"] = os.getpid()
@@ -141,7 +148,7 @@ class Command(BaseCommand):
             runtime.share_with_workers(keeper)
         hooks = Hooks(
             on_ready=ready,
-            on_drain=runtime.drain,
+            on_drain=drain,
             on_refusal=runtime.metrics.refusal,
             refusal_fields=partial(refusal_fields, runtime),
             serves_while_draining=serves_while_draining,
@@ -160,14 +167,18 @@ class Command(BaseCommand):
         with _directory() as directory:
             metrics.share(directory)
             keeper = os.path.join(directory, "keeper")
+
+            def ready() -> None:
+                log.server_start(version=__version__, pid=os.getpid(), listening=listening, workers=workers)
+                notify(READY)
+
             supervisor = supervision.Supervisor(
                 [sys.executable, sys.argv[0], "serve", "--inherited", inherited, "--keeper", keeper, *rest],
                 workers,
                 sockets,
                 settings.RELAY.drain_seconds,
-                on_ready=lambda: log.server_start(
-                    version=__version__, pid=os.getpid(), listening=listening, workers=workers
-                ),
+                on_ready=ready,
+                on_stop=lambda: notify(STOPPING),
                 on_exit=metrics.forget_process,
                 beside=Keeper(keeper, settings.RELAY.rate_limit),
             )
