@@ -15,6 +15,7 @@ from relay.fleet.figures import Figures, Report, Slot
 from relay.fleet.models import LiveConnection, Process
 from relay.live.latency import CLASSES
 from relay.live.metrics import Totals
+from relay.typing import Traffic
 
 PATIENCE = 20.0
 """Seconds after which a test gives up; nothing takes so long when it works."""
@@ -86,6 +87,6 @@ def connection(owner: Process, **changes: Any) -> LiveConnection:
         "backend": "main",
         "url": "http://127.0.0.1:9000",
         "opened_at": timezone.now(),
-        **dict.fromkeys(LiveConnection.COUNTERS, 0),
+        **Traffic()._asdict(),
     }
     return LiveConnection.objects.create(process=owner, **{**facts, **changes})

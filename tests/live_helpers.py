@@ -8,10 +8,12 @@ from itertools import count
 from relay.identity.model import Identity
 from relay.live.registry import Ending
 from relay.routing.snapshot import Backend, Route, Url
+from relay.typing import Traffic
 
 URL = Url.parse("http://127.0.0.1:9000")
 MAIN = Backend("main", (URL,))
 CHAT = Route("/ws", "websocket", "main")
+NONE_YET = Traffic()
 
 _numbers = count(1)
 
@@ -32,10 +34,7 @@ class Socket:
     origin: str = ""
     client: str = "127.0.0.1"
     opened_at: float = 0.0
-    messages_to_backend: int = 0
-    messages_to_client: int = 0
-    bytes_to_backend: int = 0
-    bytes_to_client: int = 0
+    traffic: Traffic = NONE_YET
     id: str = field(default_factory=lambda: f"socket-{next(_numbers)}")
     ended: list[Ending] = field(default_factory=list)
 

@@ -18,6 +18,7 @@ from relay.fleet import records, reporter
 from relay.fleet.models import LiveConnection, Process, RefusalRecord, Sample
 from relay.fleet.reporter import Reporter
 from relay.live import log
+from relay.typing import Traffic
 from tests.config_helpers import file_database
 from tests.fleet_helpers import IDLE, process, report, slot, until
 from tests.live_helpers import Socket, identity
@@ -245,7 +246,7 @@ def test_while_the_database_is_away_each_code_keeps_its_newest() -> None:
 def test_connections_are_listed_on_demand(running: Reporter) -> None:
     """All of them, instead of those of the last look; the answer says for which look it is."""
     ada = identity(user_id="1", roles=("user", "admin"))
-    first = Socket(ada, origin="https://app.example.com", opened_at=1.5, messages_to_client=3, bytes_to_backend=9)
+    first = Socket(ada, origin="https://app.example.com", opened_at=1.5, traffic=Traffic(0, 3, 9, 0))
     running.list_connections(4, [first, Socket()])
     until(lambda: Process.objects.filter(pk=running.id, watched=4))
     row = LiveConnection.objects.get(pk=first.id)

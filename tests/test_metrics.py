@@ -15,6 +15,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from relay.live.metrics import Metrics, close_label
+from relay.typing import Traffic
 from tests.live_helpers import CHAT, MAIN, Socket
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -55,7 +56,7 @@ def value(page: bytes, name: str, **labels: str) -> float | None:
 
 def one_of_each(metrics: Metrics) -> Socket:
     """Let everything happen once; the socket is still open."""
-    socket, gone = Socket(messages_to_backend=1, messages_to_client=2, bytes_to_backend=3, bytes_to_client=4), Socket()
+    socket, gone = Socket(traffic=Traffic(1, 2, 3, 4)), Socket()
     metrics.http("/api/", "main", 200, 0.02)
     metrics.refusal("no_token")
     metrics.handshake("accepted")
@@ -103,10 +104,10 @@ def test_a_live_sockets_messages_count_while_it_lives(metrics):
     """A socket may be open for weeks; its close must not make a cliff of them, nor count them again."""
     socket = one_of_each(metrics)
     assert value(metrics.render(), "relay_websocket_messages_total", direction="to_client") == 2
-    socket.messages_to_client = 10
+    socket.traffic = Traffic(1, 10, 3, 4)
     metrics.flush([socket], {}, 0)
     assert value(metrics.render(), "relay_websocket_messages_total", direction="to_client") == 10
-    socket.messages_to_client = 11
+    socket.traffic = Traffic(1, 11, 3, 4)
     metrics.ws_closed(socket, 1001, "backend")
     metrics.flush([], {}, 0)
     page = metrics.render()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import uuid
 from datetime import timedelta
-from typing import Any, ClassVar
+from typing import Any
 
 from django.db import models
 from django.db.models import F
@@ -132,8 +132,6 @@ class LiveConnection(models.Model):
     messages_to_client = models.PositiveBigIntegerField()
     bytes_to_backend = models.PositiveBigIntegerField()
     bytes_to_client = models.PositiveBigIntegerField()
-
-    COUNTERS: ClassVar = ("messages_to_backend", "messages_to_client", "bytes_to_backend", "bytes_to_client")
 
     class Meta:
         ordering = ("-opened_at", "id")

@@ -117,7 +117,7 @@ def connection(socket: LiveSocket, process: UUID, clean: Clean) -> LiveConnectio
         jti=clean(identity.jti, _LONGEST) if identity else "",
         opened_at=datetime.fromtimestamp(socket.opened_at, UTC),
         expires_at=_moment(identity.expires_at) if identity else None,
-        **{name: getattr(socket, name) for name in LiveConnection.COUNTERS},
+        **socket.traffic._asdict(),
     )
 
 

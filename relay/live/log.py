@@ -29,7 +29,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from relay.typing import ClosedBy
+    from relay.typing import ClosedBy, Traffic
 
 logger = logging.getLogger("relay")
 
@@ -181,10 +181,7 @@ def ws_close(
     close_code: int,
     closed_by: ClosedBy,
     duration: float,
-    messages_to_backend: int,
-    messages_to_client: int,
-    bytes_to_backend: int,
-    bytes_to_client: int,
+    traffic: Traffic,
     user_id: str | None = None,
     reason: str | None = None,
     detail: str | None = None,
@@ -210,10 +207,7 @@ def ws_close(
             "reason": reason or None,
             "detail": detail or None,
             "duration_ms": _milliseconds(duration),
-            "messages_to_backend": messages_to_backend,
-            "messages_to_client": messages_to_client,
-            "bytes_to_backend": bytes_to_backend,
-            "bytes_to_client": bytes_to_client,
+            **traffic._asdict(),
         },
     )
 

@@ -20,6 +20,7 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from prometheus_client.registry import Collector
 
 from relay.live.latency import Latencies
+from relay.typing import Traffic
 
 if TYPE_CHECKING:
     from relay.live.registry import LiveSocket
@@ -122,8 +123,8 @@ class Metrics(Collector):
         self._config_age = gauge("relay_config_age_seconds", "Since the configuration was last confirmed.", "livemax")
 
         self._backends: frozenset[str] = frozenset()
-        self._ended: Traffic = (0, 0, 0, 0)
-        self._counted = [0, 0, 0, 0]  # of `Traffic`, what the counters hold
+        self._ended = Traffic()  # of the sockets that are gone
+        self._counted = list(Traffic())  # what the counters hold
         self._latencies = Latencies()
         self._process = _SharedProcess(own) if self._shared else None
         if not self._shared:
@@ -160,7 +161,7 @@ class Metrics(Collector):
         """
         self._connections[socket.route.path, socket.backend.name].dec()
         self._closes[close_label(code, by), by].inc()
-        self._ended = _sum(self._ended, _traffic_of(socket))
+        self._ended = _sum(self._ended, socket.traffic)
 
     # What is sampled.
 
@@ -172,9 +173,7 @@ class Metrics(Collector):
             backends: Whether each enabled backend is up.
             config_age: Seconds since the configuration was last read or confirmed.
         """
-        traffic = self._ended
-        for socket in sockets:
-            traffic = _sum(traffic, _traffic_of(socket))
+        traffic = _sum(self._ended, *(socket.traffic for socket in sockets))
         # A socket that has just left the registry may be missing here: the counters wait for it, they never fall.
         for i, counter in enumerate(self._traffic):
             if traffic[i] > self._counted[i]:
@@ -243,21 +242,8 @@ class _SharedProcess:
                 self._gauges[metric.name].set(metric.samples[0].value)
 
 
-Traffic = tuple[int, int, int, int]
-"""Messages to the backend, to the client, payload bytes to the backend, to the client."""
-
-
-def _traffic_of(socket: LiveSocket) -> Traffic:
-    return (
-        socket.messages_to_backend,
-        socket.messages_to_client,
-        socket.bytes_to_backend,
-        socket.bytes_to_client,
-    )
-
-
-def _sum(one: Traffic, other: Traffic) -> Traffic:
-    return (one[0] + other[0], one[1] + other[1], one[2] + other[2], one[3] + other[3])
+def _sum(*traffic: Traffic) -> Traffic:
+    return Traffic(*map(sum, zip(*traffic, strict=True)))
 
 
 def close_label(code: int, by: ClosedBy) -> str:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:  # for the types only: at run time this room imports no other
     from relay.identity.model import Identity
     from relay.routing.snapshot import Backend, Route, Url
-    from relay.typing import ClosedBy
+    from relay.typing import ClosedBy, Traffic
 
 RouteKey = tuple[str, str, tuple[str, ...]]
 """(kind, path, methods): what makes a route the same route in two configurations."""
@@ -57,10 +57,10 @@ class LiveSocket(Protocol):
     origin: str  # empty if the client sent none
     client: str
     opened_at: float  # unix time
-    messages_to_backend: int
-    messages_to_client: int
-    bytes_to_backend: int
-    bytes_to_client: int
+
+    @property
+    def traffic(self) -> Traffic:
+        """What it has carried so far."""
 
     @property
     def identity(self) -> Identity | None:

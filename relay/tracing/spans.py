@@ -29,19 +29,12 @@ from relay.http.journal import CLIENT_LEFT
 from relay.live.log import without_query
 from relay.live.masking import Masker
 from relay.routing.snapshot import Backend, Url
-from relay.typing import RawHeaders, Scope
+from relay.typing import RawHeaders, Scope, Traffic
 
 _W3C = TraceContextTextMapPropagator()
 _FIELDS = frozenset({b"traceparent", b"tracestate"})
 _METHODS = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"})
-_CLOSING = (
-    "close_code",
-    "closed_by",
-    "messages_to_backend",
-    "messages_to_client",
-    "bytes_to_backend",
-    "bytes_to_client",
-)
+_CLOSING = ("close_code", "closed_by", *Traffic._fields)
 _IN_A_PATH = "/!$&'()*+,;=:@~"
 
 LEFT = "client_left"

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from relay.live.registry import Ending
 from relay.routing.snapshot import Rate
-from relay.typing import ClosedBy
+from relay.typing import ClosedBy, Traffic
 from relay.websocket.close_codes import BAD_GATEWAY, GOING_AWAY, MESSAGE_TOO_BIG
 from relay.websocket.lifetime import DEFAULT_LIMITS, Lifetime, Limits
 
@@ -60,13 +60,8 @@ class Carrier(Protocol):
     client_left: asyncio.Future[None]
 
     @property
-    def messages_to_backend(self) -> int: ...
-    @property
-    def messages_to_client(self) -> int: ...
-    @property
-    def bytes_to_backend(self) -> int: ...
-    @property
-    def bytes_to_client(self) -> int: ...
+    def traffic(self) -> Traffic:
+        """What it has carried so far."""
 
     async def carry(self) -> None:
         """Carry it until both sides are closed."""

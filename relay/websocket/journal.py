@@ -10,6 +10,7 @@ from relay.entry import Arrival
 from relay.identity.model import Identity
 from relay.live import log
 from relay.refusals import BackendError
+from relay.typing import Traffic
 from relay.websocket import close_codes
 from relay.websocket.carrier import Outcome
 from relay.websocket.socket import CarriedSocket
@@ -73,10 +74,7 @@ class Journal:
             close_code=close_codes.ABNORMAL,
             closed_by="client",
             duration=self._passed(),
-            messages_to_backend=0,
-            messages_to_client=0,
-            bytes_to_backend=0,
-            bytes_to_client=0,
+            traffic=Traffic(),
             user_id=self._user_id,
             detail="the client left during the handshake",
         )
@@ -109,10 +107,7 @@ class Journal:
             close_code=outcome.code,
             closed_by=outcome.by,
             duration=self._passed(),
-            messages_to_backend=socket.messages_to_backend,
-            messages_to_client=socket.messages_to_client,
-            bytes_to_backend=socket.bytes_to_backend,
-            bytes_to_client=socket.bytes_to_client,
+            traffic=socket.traffic,
             user_id=self._user_id,
             reason=outcome.reason,
             detail=outcome.detail,

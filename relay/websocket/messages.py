@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from relay.live.registry import RATE, Ending
 from relay.rate import TokenBucket
-from relay.typing import Message, Receive, Send
+from relay.typing import Message, Receive, Send, Traffic
 from relay.websocket import close_codes
 from relay.websocket.backend_side import BackendSide, Gone
 from relay.websocket.carrier import Outcome, Terms, code_for_other
@@ -62,10 +62,17 @@ class MessageRelay:
             idle_timeout=terms.idle_timeout,
             limits=terms.limits,
         )
-        self.messages_to_backend = self.messages_to_client = 0
-        self.bytes_to_backend = self.bytes_to_client = 0
+        self._messages_to_backend = self._messages_to_client = 0
+        self._bytes_to_backend = self._bytes_to_client = 0
         self.ending: Outcome | None = None
         self.client_left: asyncio.Future[None] = loop.create_future()
+
+    @property
+    def traffic(self) -> Traffic:
+        """What it has carried so far."""
+        return Traffic(
+            self._messages_to_backend, self._messages_to_client, self._bytes_to_backend, self._bytes_to_client
+        )
 
     async def carry(self) -> None:
         """Carry it until both sides are closed, or have had their time for that."""
@@ -116,8 +123,8 @@ class MessageRelay:
             payload: str | bytes = message["bytes"] if text is None else text
             size = len(payload if text is None else text.encode())
             if self._admits(size):
-                self.messages_to_backend += 1
-                self.bytes_to_backend += size
+                self._messages_to_backend += 1
+                self._bytes_to_backend += size
                 await self._backend.send(payload)
 
     async def _backend_to_client(self) -> None:
@@ -126,8 +133,8 @@ class MessageRelay:
             if isinstance(event, str | bytes):
                 kind = "text" if isinstance(event, str) else "bytes"
                 self.lifetime.active = self._loop.time()
-                self.messages_to_client += 1
-                self.bytes_to_client += len(event.encode() if isinstance(event, str) else event)
+                self._messages_to_client += 1
+                self._bytes_to_client += len(event.encode() if isinstance(event, str) else event)
                 try:
                     await self._send({"type": "websocket.send", kind: event})
                 except OSError as exc:  # ASGI: the client has left

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import secrets
 import time
-from operator import attrgetter
-from typing import Any
 
 from relay.access import Grant
 from relay.entry import Arrival
 from relay.identity.model import Identity
 from relay.live.registry import Ending
 from relay.routing.snapshot import Url
+from relay.typing import Traffic
 from relay.websocket.carrier import Carrier
-
-
-def _kept_by_carrier(name: str) -> Any:
-    return property(attrgetter(f"_carrier.{name}"))
 
 
 class CarriedSocket:
@@ -25,11 +20,6 @@ class CarriedSocket:
     Args:
         origin: The ``Origin`` field; empty if the client sent none.
     """
-
-    messages_to_backend: int = _kept_by_carrier("messages_to_backend")
-    messages_to_client: int = _kept_by_carrier("messages_to_client")
-    bytes_to_backend: int = _kept_by_carrier("bytes_to_backend")
-    bytes_to_client: int = _kept_by_carrier("bytes_to_client")
 
     __slots__ = ("_carrier", "_identity", "backend", "client", "id", "opened_at", "origin", "route", "url")
 
@@ -51,6 +41,11 @@ class CarriedSocket:
         """Belong to this token from now on; the deadline moves with it (re-authentication)."""
         self._identity = identity
         self._carrier.lifetime.renew(identity.expires_at if identity is not None else None)
+
+    @property
+    def traffic(self) -> Traffic:
+        """What it has carried so far."""
+        return self._carrier.traffic
 
     def end(self, ending: Ending) -> None:
         """Begin to close both sides. Returns at once; the first ending counts."""

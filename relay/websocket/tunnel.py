@@ -11,7 +11,7 @@ import asyncio
 
 from relay.live.registry import Ending
 from relay.rate import TokenBucket
-from relay.typing import Send
+from relay.typing import Send, Traffic
 from relay.websocket import close_codes
 from relay.websocket.carrier import Outcome, Terms, code_for_other
 from relay.websocket.frames import Close, Scanner, Violation
@@ -111,23 +111,11 @@ class Tunnel:
         else:
             _done(self.client_left)
 
-    # What the registry and the log want to know
-
     @property
-    def messages_to_backend(self) -> int:
-        return self.client.scanner.messages
-
-    @property
-    def messages_to_client(self) -> int:
-        return self.backend.scanner.messages
-
-    @property
-    def bytes_to_backend(self) -> int:
-        return self.client.scanner.payload_bytes
-
-    @property
-    def bytes_to_client(self) -> int:
-        return self.backend.scanner.payload_bytes
+    def traffic(self) -> Traffic:
+        """What it has carried so far."""
+        up, down = self.client.scanner, self.backend.scanner
+        return Traffic(up.messages, down.messages, up.payload_bytes, down.payload_bytes)
 
     # What ends it
 
