@@ -11,9 +11,11 @@ import socket
 import sys
 from asyncio.subprocess import Process
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from demo import environment
+from demo.orphans import end_with
 
 HOST = "127.0.0.1"
 PORTS = (environment.PORT, 9000)
@@ -26,6 +28,8 @@ TOKEN_LIFETIME = 24 * 60 * 60.0
 
 def run(port: int) -> int:
     """Prepare and run the demo until a signal; return the exit status. SystemExit: the port is taken."""
+    if "MAKELEVEL" in os.environ:
+        end_with(os.getppid())
     if not is_free(port):
         sys.exit(f"Port {port} is in use: stop what listens there, or take another one: make run PORT={port + 1}")
     data = environment.enter(port)
@@ -138,7 +142,12 @@ async def supervise(port: int, backend_socket: socket.socket, text: str) -> int:
 async def start(*arguments: str, pass_fds: Sequence[int] = ()) -> Process:
     """Start Python in a process group of its own: Ctrl-C reaches us alone, and we pass it on once."""
     return await asyncio.create_subprocess_exec(
-        sys.executable, *arguments, cwd=environment.ROOT, process_group=0, pass_fds=pass_fds
+        sys.executable,
+        *arguments,
+        cwd=environment.ROOT,
+        process_group=0,
+        pass_fds=pass_fds,
+        preexec_fn=partial(end_with, os.getpid()),
     )
 
 

@@ -55,19 +55,29 @@ def test_a_signal_stops_all_of_it(tmp_path: Path, number: signal.Signals) -> Non
         assert not is_open(demo.backend_port)
 
 
-def test_killing_make_leaves_no_orphans(tmp_path: Path) -> None:
-    """`kill` of make alone: make passes the signal on to its child, and that to its own."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_killing_make_leaves_no_orphans(tmp_path: Path, number: signal.Signals) -> None:
+    """`kill` of make alone: make passes the signal on to its child, and that to its own; SIGKILL the kernel tells."""
     binaries = str(Path(sys.executable).parent)
     port = free_port()
     demo = Demo(["make", "-o", ".venv/runtime", "run", f"BIN={binaries}", f"PORT={port}"], tmp_path, port)
     try:
         demo.wait_until_ready()
-        demo.process.terminate()
+        demo.process.send_signal(number)
         assert demo.wait() != 0
         assert not is_open(demo.port)
         assert not is_open(demo.backend_port)
     finally:
         demo.end()
+
+
+def test_killing_the_demo_leaves_no_orphans(tmp_path: Path) -> None:
+    """`kill -9` can't be passed on."""
+    with running_demo(tmp_path) as demo:
+        demo.process.kill()
+        assert demo.wait() == -signal.SIGKILL
+        assert not is_open(demo.port)
+        assert not is_open(demo.backend_port)
 
 
 def test_a_second_start_keeps_secrets_and_data(tmp_path: Path) -> None:
