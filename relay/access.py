@@ -76,12 +76,8 @@ def decide(ask: Ask, snapshot: Snapshot, who: Identification) -> Grant | Denied:
     if ask.kind == "websocket" and ask.origin is not None and not snapshot.allows(ask.origin):
         return Denied(origin_refused(ask.origin, snapshot), route)
     identity, refusal = _identity(ask, snapshot, who)
-    if route.access == "public":
-        refusal = None
-    elif refusal is None:
-        refusal = _role(route, identity)
-    if refusal is not None:
-        return Denied(refusal, route)
+    if not route.admits(identity):
+        return Denied(refusal or _role_required(route, identity), route)
     backend = snapshot.backends.get(route.backend)
     if backend is None or not backend.enabled:
         return Denied(Refusal("backend_disabled", f"backend {route.backend} is disabled"), route)
@@ -163,9 +159,7 @@ def _identity(ask: Ask, snapshot: Snapshot, who: Identification) -> tuple[Identi
     return who.identity, None
 
 
-def _role(route: Route, identity: Identity | None) -> Refusal | None:
-    if route.access != "roles" or (identity is not None and not set(route.roles).isdisjoint(identity.roles)):
-        return None
+def _role_required(route: Route, identity: Identity | None) -> Refusal:
     has = ", ".join(identity.roles) if identity is not None else ""
     return Refusal(
         "role_required", f"the token's role is {has or 'empty'}; {route.path} wants {' or '.join(route.roles)}"

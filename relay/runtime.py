@@ -36,7 +36,7 @@ from relay.live.registry import CONFIG_CHANGED, DRAIN, KICKED, REVOKED, Handshak
 from relay.revision import changed
 from relay.routing import loader
 from relay.routing.difference import difference
-from relay.routing.endings import admits, ended_by
+from relay.routing.endings import ended_by
 from relay.routing.snapshot import Snapshot
 from relay.routing.watch import (
     UNREACHABLE,
@@ -269,7 +269,7 @@ class Runtime:
 
         def may(socket: LiveSocket | Handshake) -> bool:
             known = socket.identity is not None and self.revocations.check(socket.identity) is None
-            return known and admits(socket.route, identity)
+            return known and socket.route.admits(identity)
 
         self.registry.reauthenticate(fingerprint, identity, may)
         if self.revocations.check(identity) is not None:

@@ -62,7 +62,7 @@ def ended_by(snapshot: Snapshot) -> Callable[[Placed], bool]:
             not allowed[origin]
             or route is None
             or (route.backend, route.upstream_path) != (socket.route.backend, socket.route.upstream_path)
-            or not admits(route, socket.identity)
+            or not route.admits(socket.identity)
             or backend is None
             or not backend.enabled
             or _place(socket.url) not in map(_place, backend.urls)
@@ -74,12 +74,3 @@ def ended_by(snapshot: Snapshot) -> Callable[[Placed], bool]:
 def _place(url: Url) -> tuple[str, str, int, str]:
     """Where a url leads, however it is written."""
     return (url.scheme, url.host, url.port, url.prefix)
-
-
-def admits(route: Route, identity: Identity | None) -> bool:
-    """Whether who got in once would get in again; a public route asks nobody."""
-    if route.access == "public":
-        return True
-    if identity is None:
-        return False
-    return route.access == "authenticated" or not set(route.roles).isdisjoint(identity.roles)

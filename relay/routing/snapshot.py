@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Literal
 from urllib.parse import urlsplit
 
+from relay.identity.model import Identity
 from relay.routing import paths
 from relay.routing.pattern import Pattern, compile_path
 from relay.typing import Kind
@@ -158,6 +159,14 @@ class Route:
     def serves(self, method: str) -> bool:
         """``GET`` includes ``HEAD``; no methods: all."""
         return not self.methods or method in self.methods or (method == "HEAD" and "GET" in self.methods)
+
+    def admits(self, identity: Identity | None) -> bool:
+        """Whether somebody may use it; a public route asks nobody, and any of the roles will do."""
+        if self.access == "public":
+            return True
+        if identity is None:
+            return False
+        return self.access == "authenticated" or not set(self.roles).isdisjoint(identity.roles)
 
 
 @dataclass(frozen=True, slots=True)
