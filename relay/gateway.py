@@ -209,7 +209,9 @@ class Gateway:
         try:
             await self.runtime.start()
         except Exception as exc:
-            await send({"type": "lifespan.startup.failed", "message": str(exc)})
+            if not isinstance(exc, ConfigurationUnavailable | ImproperlyConfigured):  # a bug of ours
+                log.exception("the start failed")
+            await send({"type": "lifespan.startup.failed", "message": str(exc) or type(exc).__name__})
             return
         await send({"type": "lifespan.startup.complete"})
         await receive()

@@ -19,10 +19,14 @@ from gatewaysite.urls import urlpatterns
 from relay import runtime as composition
 from relay.backends.connector import Connector
 from relay.entry import arrive
+from relay.gateway import Gateway
 from relay.identity import jwks
 from relay.pages.metrics import on_this_machine
 from relay.pages.openapi import DOCUMENT
 from relay.refusals import KINDS
+from relay.routing.snapshot import Snapshot
+from relay.runtime import Runtime
+from relay.settings import RelaySettings
 from tests import stack
 from tests.identity_helpers import SECRET, jwk, private_key
 
@@ -87,6 +91,27 @@ async def test_a_draining_gateway_lives_but_is_not_ready(gateway):
     assert (ready.status, ready.json) == (503, {"success": False, "status": "draining"})
     assert live.status == 200
     assert (health.status, health.json["gateway"]) == (200, "draining")
+
+
+async def test_a_start_that_fails_by_a_bug_is_told_with_its_traceback(monkeypatch, caplog):
+    """The server hears one line that is never empty; what happened is in the log."""
+    runtime = Runtime(RelaySettings(), Snapshot())
+
+    async def start():
+        raise AssertionError
+
+    monkeypatch.setattr(runtime, "start", start)
+    said = []
+
+    async def receive():
+        return {"type": "lifespan.startup"}
+
+    async def send(message):
+        said.append(message)
+
+    await Gateway(runtime, None, None)({"type": "lifespan"}, receive, send)
+    assert said == [{"type": "lifespan.startup.failed", "message": "AssertionError"}]
+    assert [record.getMessage() for record in caplog.records if record.exc_info] == ["the start failed"]
 
 
 async def test_a_gateway_without_configuration_lives_but_is_not_ready(gateway, monkeypatch):

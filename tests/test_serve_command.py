@@ -121,6 +121,14 @@ def test_what_can_not_be_served_is_told_in_one_line(
     assert done.returncode == status
 
 
+def test_an_option_of_daphnes_without_effect_is_told(site: served.Site) -> None:
+    """An operator who sets a limit believes in it: what counts instead is named."""
+    with served.serving(site, "--websocket-max-message-size", "9", "--http-timeout", "9") as server:
+        server.wait_for("server.start")
+        told = [line["message"] for line in server.lines if line["event"] == "log"]  # the first: ALLOWED_HOSTS
+    assert told[1:] == ["--websocket-max-message-size has no effect: a backend's max_message_size is the limit"]
+
+
 def test_a_port_in_use(site: served.Site) -> None:
     """Named, with the way out, before a worker is started."""
     with socket.create_server(("127.0.0.1", 0)) as other:

@@ -211,6 +211,23 @@ async def test_nobody_there_at_first(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("impatient")
+async def test_a_bug_of_ours_is_told_with_its_traceback(caplog: pytest.LogCaptureFixture, impatient: None) -> None:
+    """It is no outage of the other end; the link goes on trying all the same."""
+    tries: asyncio.Queue[None] = asyncio.Queue()
+
+    async def dial() -> KeeperLine:
+        tries.put_nowait(None)
+        raise TypeError("ours")
+
+    link = Link("the book", dial, lambda: CLEAR)
+    link.start()
+    await tries.get()
+    await tries.get()
+    await link.close()
+    told = [record for record in caplog.records if record.exc_info]
+    assert told[0].getMessage() == "the connection to the book failed"
+
+
 async def test_silence_is_looked_into(other: Other) -> None:
     """Without anybody asking anything, an outage is noticed, and what is kept for us elsewhere is renewed."""
     async with linked(other.path) as link:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Sequence
 from socket import socket
@@ -19,6 +20,17 @@ _REFUSED = {
     "proxy_headers_port": "--proxy-headers-port believes every peer; set TRUSTED_PROXIES instead",
     "access_log": "--access-log would write the tokens of queries; the application logs each request itself",
 }
+
+_FOR_MESSAGES = {
+    "ping_interval": "a side that is silent is pinged every 20 s",
+    "ping_timeout": "a side has vanished 30 s after a ping without an answer",
+    "websocket_timeout": "a route's idle_timeout ends silent sockets, a token's exp any",
+    "websocket_max_message_size": "a backend's max_message_size is the limit",
+    "websocket_max_frame_size": "a backend's max_message_size is the limit",
+}
+"""They count for sockets that are carried as messages, and the gateway carries none so: what counts instead."""
+
+logger = logging.getLogger("relay.server")
 
 
 class UsageError(Exception):
@@ -64,6 +76,10 @@ class CommandLineInterface(daphne.cli.CommandLineInterface):
         for name, reason in _REFUSED.items():
             if getattr(options, name):
                 raise UsageError(reason)
+        for name, instead in _FOR_MESSAGES.items():
+            if getattr(options, name) != self.parser.get_default(name):
+                option = next(action.option_strings[-1] for action in self.parser._actions if action.dest == name)
+                logger.warning("%s has no effect: %s", option, instead)
         sys.path.insert(0, ".")
         application: Any = self.load_asgi_app(options.application)
         self.server = self.server_class(

@@ -90,6 +90,9 @@ class Listener:
                 if not self._deaf:
                     self._deaf = True
                     log.warning("%s: %s", self.warning, exc)
+            except Exception:  # a bug of ours; the next connection may go well all the same
+                self._deaf = True
+                log.exception("listening to redis failed")
             finally:
                 with suppress(*GONE):
                     await client.aclose()

@@ -114,8 +114,11 @@ class Link:
                 async with asyncio.timeout(CONNECTING):
                     line = await self._dial()
                 await self._talk(line)
-            except Exception as exc:  # whatever it is, the next connection may go well
+            except (Unreachable, OSError, ValueError) as exc:  # ValueError: an answer that is none
                 self._lost(str(exc) or type(exc).__name__)
+            except Exception as exc:  # a bug of ours; the next connection may go well all the same
+                log.exception("the connection to %s failed", self._name)
+                self._lost(type(exc).__name__)
             finally:
                 self._connected = self.up = False
                 if line is not None:

@@ -36,7 +36,7 @@ APPLICATION = "gatewaysite.asgi:application"
 
 
 class Command(BaseCommand):
-    help = "Serve the gateway. Daphne's other options are taken as well: --ping-interval, --root-path, -t, ..."
+    help = "Serve the gateway. Daphne's other options are taken as well: --root-path, --http-timeout, ..."
     requires_system_checks = ()  # they come one line each, and behind the migrations
 
     def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
