@@ -32,7 +32,7 @@ from relay.identity.tickets import Tickets
 from relay.identity.tokens import Verifier
 from relay.live import log as events
 from relay.live.metrics import Metrics
-from relay.live.registry import CONFIG_CHANGED, DRAIN, KICKED, REVOKED, Handshake, LiveSocket, Registry
+from relay.live.registry import CONFIG_CHANGED, DRAIN, KICKED, REVOKED, Handshake, LiveSocket, Registry, end_each
 from relay.revision import changed
 from relay.routing import loader
 from relay.routing.difference import difference
@@ -218,7 +218,7 @@ class Runtime:
         before, self.snapshot = self.snapshot, snapshot
         self.connector.update(snapshot)
         self.quotas.follow(snapshot)
-        closed = self.registry.end_where(ended_by(snapshot), CONFIG_CHANGED) if before.routes else 0
+        closed = end_each(filter(ended_by(snapshot), self.registry), CONFIG_CHANGED) if before.routes else 0
         events.config_changed(
             revision=snapshot.revision,
             backends=len(snapshot.backends),
@@ -245,15 +245,22 @@ class Runtime:
                     among = self.registry.of_user(entry.value)
                 case _:
                     among = by_jti.get(entry.value, ())
-            closed = self.registry.end_where(lambda socket, e=entry: revokes(e, socket.identity), REVOKED, among)  # type: ignore[misc]
+            closed = end_each([socket for socket in among if revokes(entry, socket.identity)], REVOKED)
             value = entry.value[:12] if entry.kind == "token" else entry.value
             events.auth_revoked(kind=entry.kind, value=value, sockets_closed=closed)
 
     def on_kicks(self, entries: list[KickEntry]) -> None:
         """End the sockets that an administrator picked."""
         for entry in entries:
-            among = self.registry.of_user(entry.value) if entry.kind == "user" else None
-            self.registry.end_where(lambda socket, e=entry: _kicked(e, socket), KICKED, among)  # type: ignore[misc]
+            match entry.kind:
+                case "socket":
+                    socket = self.registry.get(entry.value)
+                    kicked: Iterable[LiveSocket] = [socket] if socket is not None else ()
+                case "user":
+                    kicked = self.registry.of_user(entry.value)
+                case _:
+                    kicked = [socket for socket in self.registry if socket.route.path == entry.value]
+            end_each(kicked, KICKED)
 
     def on_renewals(self, entries: list[RenewalEntry]) -> None:
         """Move sockets to the fresh tokens that another process was shown."""
@@ -273,8 +280,7 @@ class Runtime:
 
         self.registry.reauthenticate(fingerprint, identity, may)
         if self.revocations.check(identity) is not None:
-            for socket in self.registry.by_fingerprint(identity.fingerprint):
-                socket.end(REVOKED)
+            end_each(self.registry.by_fingerprint(identity.fingerprint), REVOKED)
 
     # Metrics
 
@@ -314,13 +320,3 @@ class Runtime:
         with suppress(asyncio.CancelledError):
             if (exc := task.exception()) is not None:
                 log.error("a background task failed", exc_info=exc)
-
-
-def _kicked(entry: KickEntry, socket: LiveSocket) -> bool:
-    match entry.kind:
-        case "socket":
-            return socket.id == entry.value
-        case "user":
-            return socket.identity is not None and socket.identity.user_id == entry.value
-        case _:
-            return socket.route.path == entry.value

@@ -15,7 +15,7 @@ import pytest
 from websockets.asyncio.client import ClientConnection
 
 from relay.live import log
-from relay.live.registry import KICKED
+from relay.live.registry import KICKED, end_each
 from relay.tracing import layer
 from tests import stack, ws_helpers
 from tests.collector import collecting
@@ -69,7 +69,7 @@ async def vanish(gateway: stack.Stack, client: ClientConnection) -> None:
 
 
 async def be_sent_away(gateway: stack.Stack, client: ClientConnection) -> None:
-    gateway.runtime.registry.end_where(lambda socket: True, KICKED)
+    end_each(gateway.runtime.registry, KICKED)
     await client.wait_closed()
 
 

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from relay.live import registry as live
-from relay.live.registry import DRAIN, KICKED, REVOKED, Registry
+from relay.live.registry import DRAIN, KICKED, Registry, end_each
 from tests.live_helpers import CHAT, Socket, identity
 
 
@@ -131,15 +131,6 @@ def test_giving_back_too_often_opens_no_places(registry):
     assert not registry.reserve(CHAT.key, "1", 1)
 
 
-def test_those_that_a_rule_picks_are_ended(registry):
-    """And nobody else is touched."""
-    picked, spared = Socket(identity("1")), Socket(identity("2"))
-    registry.add(picked)
-    registry.add(spared)
-    assert registry.end_where(lambda s: s.identity.user_id == "1", REVOKED) == 1
-    assert (picked.ended, spared.ended) == ([REVOKED], [])
-
-
 def test_ending_may_remove_sockets_at_once(registry):
     """A socket that leaves the registry inside ``end`` does not upset the walk."""
 
@@ -151,7 +142,7 @@ def test_ending_may_remove_sockets_at_once(registry):
     sockets = [Quick(identity()) for _ in range(5)]
     for socket in sockets:
         registry.add(socket)
-    assert registry.end_where(lambda s: True, KICKED) == 5
+    assert end_each(registry, KICKED) == 5
     assert [s.ended for s in sockets] == [[KICKED]] * 5
 
 

@@ -201,23 +201,7 @@ class Registry:
         """Return every (route, user) with a place."""
         return tuple(self._places)
 
-    # Endings.
-
-    def end_where(
-        self,
-        predicate: Callable[[LiveSocket], bool],
-        ending: Ending,
-        among: Iterable[LiveSocket] | None = None,
-    ) -> int:
-        """End every socket that the predicate picks; return how many.
-
-        Args:
-            among: Those that it can pick at all, where an index knows; by default, all.
-        """
-        picked = [socket for socket in (self if among is None else among) if predicate(socket)]
-        for socket in picked:
-            socket.end(ending)
-        return len(picked)
+    # The drain.
 
     async def end_all(self, ending: Ending, over_seconds: float) -> int:
         """End every socket, evenly spread, so that the clients don't all come back in one moment.
@@ -240,7 +224,7 @@ class Registry:
                     told.add(socket.id)
             if waiting:
                 await asyncio.sleep(max(_TICK, over_seconds / total))
-        return len(told) + self.end_where(lambda socket: socket.id not in told, ending)
+        return len(told) + end_each((socket for socket in self if socket.id not in told), ending)
 
     # The indexes.
 
@@ -259,3 +243,11 @@ class Registry:
             del shelf[socket.id]
             if not shelf:
                 del index[key]
+
+
+def end_each(sockets: Iterable[LiveSocket], ending: Ending) -> int:
+    """End these sockets; return how many."""
+    picked = tuple(sockets)  # before the first one ends, and perhaps leaves the registry
+    for socket in picked:
+        socket.end(ending)
+    return len(picked)

@@ -47,7 +47,7 @@ class Placed(Protocol):
 
 
 def ended_by(snapshot: Snapshot) -> Callable[[Placed], bool]:
-    """A predicate for `Registry.end_where`: whether a socket has no place in this configuration."""
+    """A predicate: whether a socket has no place in this configuration."""
     handshakes = [r for r in snapshot.routes if r.kind == "websocket" and r.enabled and r.serves("GET")]
     # At the same path, the one with methods counts, as in matching: it is the later one here.
     routes = {route.path: route for route in sorted(handshakes, key=lambda route: bool(route.methods))}
