@@ -70,6 +70,7 @@ class Runtime:
         snapshot: The configuration in force.
         draining: The process takes no new work.
         started: There is a configuration.
+        watcher, reporter: Follow the database and write to it; None with a configuration that stands still.
         client, dial: By them requests and handshakes reach the backends; `relay.tracing` puts its own before them.
     """
 
@@ -93,8 +94,9 @@ class Runtime:
         self.bell = Listener(settings.redis_url, self.nudge) if settings.redis_url else None
         self.watcher: Watcher | None = None
         self.reporter: Reporter | None = None
+        if snapshot is None:
+            self.reporter = Reporter((settings.jwt_cookie, settings.jwt_query_param))
         self._observer = Observer()
-        self._follows = snapshot is None
         self.started = False
         self._starting: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[object]] = set()
@@ -150,22 +152,13 @@ class Runtime:
             raise
 
     async def _start(self) -> None:
-        if self._follows:
-            settings = self.settings
+        if self.reporter is not None:
             await self._bootstrap()
-            reporter = Reporter((settings.jwt_cookie, settings.jwt_query_param))
-            watcher = Watcher(
-                asyncio.get_running_loop(),
-                self.on_snapshot,
-                self.on_revocations,
-                self.on_kicks,
-                self.on_renewals,
-                lambda look: reporter.list_connections(look, tuple(self.registry)),
-            )
+            watcher = Watcher(asyncio.get_running_loop(), self)
             await asyncio.to_thread(watcher.load_first)
-            reporter.start()
-            self.watcher, self.reporter = watcher, reporter
-            # The callbacks of the first look have been queued before the thread gave us its result.
+            self.reporter.start()
+            self.watcher = watcher
+            # What the first look saw has been queued before the thread gave us its result.
             await asyncio.sleep(0)
             changed.connect(self.nudge)
             if self.bell is not None:
@@ -266,6 +259,11 @@ class Runtime:
         """Move sockets to the fresh tokens that another process was shown."""
         for entry in entries:
             self.renew(entry.fingerprint, Identity(**{**entry.identity, "roles": tuple(entry.identity["roles"])}))
+
+    def on_watched(self, look: int) -> None:
+        """List the live sockets for somebody who looks."""
+        if self.reporter is not None:
+            self.reporter.list_connections(look, tuple(self.registry))
 
     def renew(self, fingerprint: str, identity: Identity) -> None:
         """Let a user's sockets of an old token live by a fresh one, where it may do what they do.

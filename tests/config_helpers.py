@@ -75,10 +75,10 @@ class Lines(logging.Handler):
 
 
 class Following:
-    """A watcher with its event loop in another thread; what it hands over waits in queues.
+    """A watcher's follower, with its event loop in another thread; what it is told waits in queues.
 
     Attributes:
-        threads: Those in which callbacks were called.
+        threads: Those in which it was told.
     """
 
     def __init__(self, interval: float = 0.01) -> None:
@@ -89,8 +89,11 @@ class Following:
         self.threads: set[threading.Thread] = set()
         self.loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self.loop.run_forever)
-        callbacks = (self._into(self.snapshots), self._into(self.revocations), self._into(self.kicks))
-        self.watcher = Watcher(self.loop, *callbacks, interval=interval)
+        self.on_snapshot = self._into(self.snapshots)
+        self.on_revocations = self._into(self.revocations)
+        self.on_kicks = self._into(self.kicks)
+        self.on_renewals = self.on_watched = lambda news: None
+        self.watcher = Watcher(self.loop, self, interval)
 
     def _into(self, events: queue.Queue[_T]) -> Callable[[_T], None]:
         def put(event: _T) -> None:

@@ -261,11 +261,11 @@ def test_stopping_ends_the_thread(following: Following) -> None:
         following.snapshots.get_nowait()
 
 
-def test_a_watcher_ends_with_its_loop(database: Path) -> None:
+def test_a_watcher_ends_with_its_loop(following: Following) -> None:
     """Nobody is left to follow for: the thread ends by itself."""
     loop = asyncio.new_event_loop()
     loop.close()
-    watcher = Watcher(loop, print, print, print)
+    watcher = Watcher(loop, following)
     watcher.start()
     watcher._thread.join(TIMEOUT)
     assert not watcher._thread.is_alive()

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from django import db
 from django.db.models import Max, Q
@@ -99,36 +99,38 @@ class ConfigurationUnavailable(Exception):
     """There is no first configuration; the text says why, without credentials."""
 
 
+class Follower(Protocol):
+    """Who is told, in the event loop."""
+
+    def on_snapshot(self, snapshot: Snapshot) -> None:
+        """The first configuration, and every later one that differs in more than its revision."""
+
+    def on_revocations(self, entries: list[RevocationEntry]) -> None:
+        """All that are in force at the start, then the new ones."""
+
+    def on_kicks(self, entries: list[KickEntry]) -> None:
+        """Those that are ordered after the start."""
+
+    def on_renewals(self, entries: list[RenewalEntry]) -> None:
+        """Likewise."""
+
+    def on_watched(self, look: int) -> None:
+        """Somebody has looked at the live connections again: the count of looks."""
+
+
 class Watcher:
-    """The thread. Callbacks run in the event loop; everything public may be called from any thread.
+    """The thread. Everything public may be called from any thread.
+
+    Args:
+        interval: Seconds between two looks at the database.
 
     Attributes:
         error: Why the configuration is stale, in words for a public page; empty while it is fresh.
     """
 
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        on_snapshot: Callable[[Snapshot], object],
-        on_revocations: Callable[[list[RevocationEntry]], object],
-        on_kicks: Callable[[list[KickEntry]], object],
-        on_renewals: Callable[[list[RenewalEntry]], object] = lambda entries: None,
-        on_watched: Callable[[int], object] = lambda count: None,
-        interval: float = INTERVAL,
-    ) -> None:
-        """
-        Args:
-            on_snapshot: Gets the first configuration, and every later one that differs in more than its revision.
-            on_revocations: Gets all that are in force at the start, then the new ones.
-            on_kicks: Gets those that are ordered after the start.
-            on_renewals: Likewise.
-            on_watched: Gets the count of looks at the live connections, when somebody has looked again.
-            interval: Seconds between two looks at the database.
-        """
+    def __init__(self, loop: asyncio.AbstractEventLoop, follower: Follower, interval: float = INTERVAL) -> None:
         self.error = ""
-        self._loop, self._interval = loop, interval
-        self._on_snapshot, self._on_revocations = on_snapshot, on_revocations
-        self._on_kicks, self._on_renewals, self._on_watched = on_kicks, on_renewals, on_watched
+        self._loop, self._follower, self._interval = loop, follower, interval
         self._thread = threading.Thread(target=self._run, name="relay-config", daemon=True)
         self._wake, self._stopping, self._looked = threading.Event(), threading.Event(), threading.Event()
         self._fresh_at = time.monotonic()
@@ -146,7 +148,7 @@ class Watcher:
         self._hand_over(self._mind, None)
 
     def load_first(self, timeout: float = 30) -> Snapshot:
-        """Begin to follow, and wait for the first configuration; callbacks get it too, once the loop turns.
+        """Begin to follow, and wait for the first configuration; the follower gets it too, once the loop turns.
 
         Raises:
             ConfigurationUnavailable: There was none, or no answer in `timeout` seconds; the watcher is stopped.
@@ -228,7 +230,7 @@ class Watcher:
         snapshot, before = load_snapshot(), self._snapshot
         self._snapshot, self._seen.config = snapshot, snapshot.revision
         if before is None or replace(snapshot, revision=before.revision) != before:
-            self._hand_over(self._on_snapshot, snapshot)
+            self._hand_over(self._follower.on_snapshot, snapshot)
 
     def _follow_revocations(self, count: int) -> None:
         if count == self._seen.revocations:
@@ -240,7 +242,7 @@ class Watcher:
         self._seen.revocations = count
         if rows:
             self._last_revocation = rows[-1].pk
-            self._hand_over(self._on_revocations, [RevocationEntry.of(row) for row in rows])
+            self._hand_over(self._follower.on_revocations, [RevocationEntry.of(row) for row in rows])
 
     def _follow_orders(self, count: int) -> None:
         """Kicks and renewals: those after the last one seen, and at the start none, as there is no socket yet."""
@@ -254,15 +256,16 @@ class Watcher:
         # A socket that is renewed and kicked is to end, whichever came first.
         if renewals:
             self._last_renewal = renewals[-1].pk
-            self._hand_over(self._on_renewals, [RenewalEntry(row.fingerprint, row.identity) for row in renewals])
+            entries = [RenewalEntry(row.fingerprint, row.identity) for row in renewals]
+            self._hand_over(self._follower.on_renewals, entries)
         if kicks:
             self._last_kick = kicks[-1].pk
-            self._hand_over(self._on_kicks, [KickEntry(row.kind, row.value) for row in kicks])
+            self._hand_over(self._follower.on_kicks, [KickEntry(row.kind, row.value) for row in kicks])
 
     def _follow_watched(self, count: int) -> None:
         if count != self._seen.watched:
             self._seen.watched = count
-            self._hand_over(self._on_watched, count)
+            self._hand_over(self._follower.on_watched, count)
 
     def _hand_over(self, callback: Callable[[_T], object], news: _T) -> None:
         try:
