@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppres
 from dataclasses import dataclass, field
 from typing import Any
 
-from relay.server.host import Host
+from relay.server.host import Hooks, Host
 from relay.server.limits import Limits
 from relay.typing import ASGIApp, Message, RawHeaders, Receive, Scope, Send
 
@@ -145,10 +145,9 @@ async def serving(
     host = Host(
         application,
         Limits(**limits),
+        Hooks(on_refusal=refusals.append, serves_while_draining=lambda scope: scope["path"] == "/health"),
         server_name=server_name,
         root_path=root_path,
-        on_refusal=refusals.append,
-        serves_while_draining=lambda scope: scope["path"] == "/health",
     )
     server = await host.loop.create_server(host.protocol, "127.0.0.1", 0)
     try:

@@ -97,8 +97,8 @@ async def running(*options: str, pass_fds: tuple[int, ...] = (), **environment: 
 def main() -> None:
     from relay.server.cli import CommandLineInterface, UsageError
     from relay.server.endpoints import EndpointError
+    from relay.server.host import Hooks
     from relay.server.lifespan import StartupFailed
-    from relay.server.server import Hooks
 
     logging.getLogger("relay").addHandler(logging.NullHandler())
     hooks = Hooks(on_ready=lambda urls: say("ready", *urls), on_drain=lambda: say("drain"))

@@ -22,7 +22,7 @@ from relay.gateway import Gateway, refusal_fields, serves_while_draining
 from relay.http.handler import RelayHandler
 from relay.routing.snapshot import Backend, Origin, Route, Snapshot, Url
 from relay.runtime import Runtime
-from relay.server.host import Host
+from relay.server.host import Hooks, Host
 from relay.settings import RelaySettings
 from relay.typing import ASGIApp, RawHeaders, Receive, Scope, Send
 from relay.websocket.consumer import RelayConsumer
@@ -362,11 +362,8 @@ async def gateway(
     consumer: ASGIApp = RelayConsumer.as_asgi(runtime=runtime, limits=limits)
     application = Gateway(runtime, RelayHandler(runtime), consumer if tunnel else without("relay.tunnel", consumer))
     await runtime.start()
-    host = Host(
-        application,
-        serves_while_draining=serves_while_draining,
-        refusal_fields=partial(refusal_fields, runtime),
-    )
+    hooks = Hooks(serves_while_draining=serves_while_draining, refusal_fields=partial(refusal_fields, runtime))
+    host = Host(application, hooks=hooks)
     server = await asyncio.get_running_loop().create_server(host.protocol, "127.0.0.1", 0)
     try:
         yield Stack(runtime, host, server.sockets[0].getsockname()[1])

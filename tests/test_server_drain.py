@@ -78,7 +78,7 @@ async def test_new_work_is_refused(sent: bytes) -> None:
 
 
 async def test_health_is_still_told() -> None:
-    """A balancer wants to know; `Host.serves_while_draining`."""
+    """A balancer wants to know; `Hooks.serves_while_draining`."""
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from socket import socket
 from typing import Any, NoReturn
 
-from relay.server.server import Hooks, Server  # first: it chooses the reactor
+from relay.server.server import Server  # first: it chooses the reactor
 
 import daphne.cli  # isort: skip
 
 from relay.server.endpoints import descriptions
+from relay.server.host import Hooks
 
 _REFUSED = {
     "proxy_headers": "--proxy-headers believes every peer; set TRUSTED_PROXIES instead",

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import secrets
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from relay.live import log
@@ -28,9 +29,23 @@ if TYPE_CHECKING:
 logger = logging.getLogger("relay.server")
 
 
-def nothing_while_draining(scope: Scope) -> bool:
-    """No request is served while the server drains."""
-    return False
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """What the server tells its surroundings, and asks them.
+
+    Attributes:
+        on_ready: It listens, on these URLs.
+        on_drain: It takes no new work; whoever holds sockets open should end them within the seconds of the drain.
+        on_refusal: The code of a request that never reached the application, for metrics.
+        refusal_fields: Gives by the fields of such a request what its answer says beside the usual ones.
+        serves_while_draining: Tells by its scope whether a request, such as a health check, is still served then.
+    """
+
+    on_ready: Callable[[list[str]], None] = lambda urls: None
+    on_drain: Callable[[], None] = lambda: None
+    on_refusal: Callable[[str], None] = lambda code: None
+    refusal_fields: Callable[[RawHeaders], RawHeaders] = lambda headers: []
+    serves_while_draining: Callable[[Scope], bool] = lambda scope: False
 
 
 class Host:
@@ -39,9 +54,6 @@ class Host:
     Args:
         root_path: ASGI's; no client can set it.
         server_name: For a ``server`` field in responses that have none; empty: none is added.
-        serves_while_draining: Tells by its scope whether a request, such as a health check, is still served then.
-        on_refusal: Told the code of each request that never reaches the application, for metrics.
-        refusal_fields: Gives by a request's fields what its refusal says beside the usual ones.
 
     Attributes:
         connections: Every client, busy or idle.
@@ -53,23 +65,20 @@ class Host:
         self,
         application: ASGIApp,
         limits: Limits | None = None,
+        hooks: Hooks | None = None,
         *,
         root_path: str = "",
         server_name: str = "",
-        serves_while_draining: Callable[[Scope], bool] = nothing_while_draining,
-        on_refusal: Callable[[str], None] = lambda code: None,
-        refusal_fields: Callable[[RawHeaders], RawHeaders] = lambda headers: [],
     ) -> None:
         self.application = application
         self.limits = limits or Limits()
+        self.hooks = hooks or Hooks()
         self.root_path = root_path
         self.server_line = f"server: {server_name}\r\n".encode("latin-1") if server_name else b""
-        self.serves_while_draining = serves_while_draining
         self.loop = asyncio.get_running_loop()
         self.connections: set[Connection] = set()
         self.applications: set[Exchange | WebSocketProtocol] = set()
         self.draining = False
-        self._on_refusal, self._refusal_fields = on_refusal, refusal_fields
         self._quiet: asyncio.Event | None = None
         self._sweeper = self.loop.create_task(self._sweep(), name="connection timeouts")
 
@@ -118,8 +127,8 @@ class Host:
                 detail=refusal.detail,
                 duration=0,
             )
-        self._on_refusal(refusal.code)
-        fields = self._refusal_fields(head.headers if head is not None else [])
+        self.hooks.on_refusal(refusal.code)
+        fields = self.hooks.refusal_fields(head.headers if head is not None else [])
         return refusal_response(refused, request_id, fields, with_body=head is None or head.method != "HEAD")
 
     async def _sweep(self) -> None:

@@ -102,7 +102,7 @@ class HTTPProtocol(Connection):
         host = self.host
         self._body = body.reader(head.length, host.limits)
         scope = self._scope(head)
-        if host.draining and not host.serves_while_draining(scope):
+        if host.draining and not host.hooks.serves_while_draining(scope):
             self.refuse(Refused("the server is stopping", code="draining"), head)
             return
         if host.limits.request_time:

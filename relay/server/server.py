@@ -8,8 +8,7 @@ import gc
 import logging
 import signal
 import socket
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 from relay.server import loop
@@ -22,10 +21,9 @@ from twisted.logger import STDLibLogObserver, globalLogBeginner  # noqa: E402
 
 from relay.live import log  # noqa: E402
 from relay.server.endpoints import BACKLOG, Endpoint  # noqa: E402
-from relay.server.host import Host, nothing_while_draining  # noqa: E402
+from relay.server.host import Hooks, Host  # noqa: E402
 from relay.server.lifespan import Lifespan  # noqa: E402
 from relay.server.limits import Limits  # noqa: E402
-from relay.typing import RawHeaders, Scope  # noqa: E402
 
 logger = logging.getLogger("relay.server")
 
@@ -38,25 +36,6 @@ COLLECT_AFTER = 10_000
 
 if daphne.server.twisted_loop is not reactor._asyncioEventloop:
     daphne.server.twisted_loop.close()  # made for the reactor that is ours
-
-
-@dataclass(frozen=True, slots=True)
-class Hooks:
-    """What the server tells its surroundings.
-
-    Attributes:
-        on_ready: It listens, on these URLs.
-        on_drain: It takes no new work; whoever holds sockets open should end them within the seconds of the drain.
-        on_refusal: The code of a request that never reached the application.
-        refusal_fields: Gives by the fields of such a request what its answer says beside the usual ones.
-        serves_while_draining: Whether a request is served all the same.
-    """
-
-    on_ready: Callable[[list[str]], None] = lambda urls: None
-    on_drain: Callable[[], None] = lambda: None
-    on_refusal: Callable[[str], None] = lambda code: None
-    refusal_fields: Callable[[RawHeaders], RawHeaders] = lambda headers: []
-    serves_while_draining: Callable[[Scope], bool] = nothing_while_draining
 
 
 class Server(daphne.server.Server):
@@ -80,7 +59,7 @@ class Server(daphne.server.Server):
     ) -> None:
         super().__init__(*args, **options)
         self.sockets = sockets
-        self.hooks = hooks or Hooks()
+        self.hooks = hooks
         self.drain_seconds = drain_seconds
         self._drain: asyncio.Task[None] | None = None
         self._ending: asyncio.Task[None] | None = None
@@ -135,11 +114,9 @@ class Server(daphne.server.Server):
         self.host = Host(
             self.application,
             self.limits,
+            self.hooks,
             root_path=self.root_path,
             server_name=self.server_name,
-            serves_while_draining=self.hooks.serves_while_draining,
-            on_refusal=self.hooks.on_refusal,
-            refusal_fields=self.hooks.refusal_fields,
         )
         self.lifespan = Lifespan(self.application)
         try:
@@ -151,7 +128,7 @@ class Server(daphne.server.Server):
             self.listeners.append(await self._listen(opened, context))
         self.listening_addresses = [tuple(s.getsockname()[:2]) for s in sockets if s.family != socket.AF_UNIX]
         _spare_the_garbage_collector()
-        self.hooks.on_ready([endpoint.url(opened) for endpoint, opened in zip(endpoints, sockets, strict=True)])
+        self.host.hooks.on_ready([endpoint.url(opened) for endpoint, opened in zip(endpoints, sockets, strict=True)])
         if self.ready_callable:
             self.ready_callable()
 
@@ -184,7 +161,7 @@ class Server(daphne.server.Server):
         requests = len(host.applications) - sockets
         log.server_drain(sockets=sockets, requests=requests, seconds=self.drain_seconds, signal=name)
         self._drain = host.loop.create_task(host.drain(self.drain_seconds), name="drain")
-        self.hooks.on_drain()
+        host.hooks.on_drain()
         with contextlib.suppress(asyncio.CancelledError):
             await self._drain
         for listener in self.listeners:

@@ -126,8 +126,8 @@ class Command(BaseCommand):
         from gatewaysite.asgi import runtime
         from relay.gateway import refusal_fields, serves_while_draining
         from relay.server.cli import CommandLineInterface, UsageError
+        from relay.server.host import Hooks
         from relay.server.lifespan import StartupFailed
-        from relay.server.server import Hooks
 
         def ready(urls: list[str]) -> None:
             if supervisor is None:
