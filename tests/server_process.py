@@ -96,7 +96,7 @@ async def running(*options: str, pass_fds: tuple[int, ...] = (), **environment: 
 
 def main() -> None:
     from relay.server.cli import CommandLineInterface, UsageError
-    from relay.server.endpoints import EndpointError
+    from relay.server.endpoints import Endpoint, EndpointError, descriptions
     from relay.server.host import Hooks
     from relay.server.lifespan import StartupFailed
 
@@ -104,7 +104,12 @@ def main() -> None:
     hooks = Hooks(on_ready=lambda urls: say("ready", *urls), on_drain=lambda: say("drain"))
     seconds = float(os.environ.get("DRAIN_SECONDS", "20"))
     try:
-        CommandLineInterface().run([*sys.argv[1:], "tests.server_process:application"], (), hooks, seconds)
+        daphne, args = CommandLineInterface(), [*sys.argv[1:], "tests.server_process:application"]
+        options = daphne.parser.parse_args(args)
+        texts = descriptions(
+            options.host, options.port, options.unix_socket, options.file_descriptor, options.socket_strings
+        )
+        daphne.run(args, [(it, it.open()) for it in map(Endpoint.parse, texts)], hooks, seconds)
     except (UsageError, EndpointError, StartupFailed) as exc:
         sys.exit(f"{type(exc).__name__}: {exc}")
 

@@ -212,7 +212,7 @@ def test_workers_without_a_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     """A container whose root is read-only has none, unless one is mounted."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
     with pytest.raises(CommandError, match=r"--workers needs a directory .*; mount one at /tmp"):
-        Command()._supervise(2, [], [], "")
+        Command()._supervise(2, [], [])
 
 
 def test_a_setting_that_fails_the_start(site: served.Site) -> None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Sequence
-from socket import socket
 from typing import Any, NoReturn
 
 from relay.server.server import Server  # first: it chooses the reactor
 
 import daphne.cli  # isort: skip
 
-from relay.server.endpoints import descriptions
+from relay.server.endpoints import Opened
 from relay.server.host import Hooks
 
 _REFUSED = {
@@ -61,14 +60,14 @@ class CommandLineInterface(daphne.cli.CommandLineInterface):
     def run(
         self,
         args: Sequence[str],
-        sockets: Sequence[socket] = (),
+        endpoints: Sequence[Opened],
         hooks: Hooks | None = None,
         drain_seconds: float = 20,
     ) -> None:
         """Serve until a signal ends it.
 
         Args:
-            sockets: That listen already, one for each endpoint of the arguments.
+            args: Daphne's; what they say of endpoints has been read, and doesn't count.
 
         Raises:
             UsageError, EndpointError, StartupFailed: It can't begin.
@@ -85,10 +84,7 @@ class CommandLineInterface(daphne.cli.CommandLineInterface):
         application: Any = self.load_asgi_app(options.application)
         self.server = self.server_class(
             application=application,
-            endpoints=descriptions(
-                options.host, options.port, options.unix_socket, options.file_descriptor, options.socket_strings
-            ),
-            sockets=sockets,
+            endpoints=endpoints,
             hooks=hooks,
             drain_seconds=drain_seconds,
             http_timeout=options.http_timeout,

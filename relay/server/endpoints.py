@@ -119,6 +119,10 @@ class Endpoint:
         return f"{'https' if self.kind == 'ssl' else 'http'}://{host}:{name[1]}"
 
 
+Opened = tuple[Endpoint, socket.socket]
+"""An endpoint and its socket, which listens."""
+
+
 def descriptions(
     host: str | None, port: int | None, unix: str | None, fd: int | None, strings: Sequence[str]
 ) -> list[str]:

@@ -20,7 +20,7 @@ from twisted.internet import reactor  # noqa: E402
 from twisted.logger import STDLibLogObserver, globalLogBeginner  # noqa: E402
 
 from relay.live import log  # noqa: E402
-from relay.server.endpoints import BACKLOG, Endpoint  # noqa: E402
+from relay.server.endpoints import BACKLOG, Opened  # noqa: E402
 from relay.server.host import Hooks, Host  # noqa: E402
 from relay.server.lifespan import Lifespan  # noqa: E402
 from relay.server.limits import Limits  # noqa: E402
@@ -42,7 +42,7 @@ class Server(daphne.server.Server):
     """Takes Daphne's arguments, and these:
 
     Args:
-        sockets: That listen already, one for each endpoint; by default the endpoints are opened.
+        endpoints: Not as strings, but each with its socket, which listens already.
         drain_seconds: From the first SIGTERM or SIGINT to the end of the process, at the latest. A second one ends it.
     """
 
@@ -52,13 +52,12 @@ class Server(daphne.server.Server):
     def __init__(
         self,
         *args: Any,
-        sockets: Sequence[socket.socket] = (),
+        endpoints: Sequence[Opened],
         hooks: Hooks | None = None,
         drain_seconds: float = 20,
         **options: Any,
     ) -> None:
-        super().__init__(*args, **options)
-        self.sockets = sockets
+        super().__init__(*args, endpoints=endpoints, **options)
         self.hooks = hooks
         self.drain_seconds = drain_seconds
         self._drain: asyncio.Task[None] | None = None
@@ -108,9 +107,8 @@ class Server(daphne.server.Server):
         start.result()
 
     async def _start(self) -> None:
-        endpoints = [Endpoint.parse(text) for text in self.endpoints]
-        sockets = list(self.sockets) or [endpoint.open() for endpoint in endpoints]
-        contexts = [endpoint.tls() for endpoint in endpoints]
+        sockets = [opened for _, opened in self.endpoints]
+        contexts = [endpoint.tls() for endpoint, _ in self.endpoints]
         self.host = Host(
             self.application,
             self.limits,
@@ -128,7 +126,7 @@ class Server(daphne.server.Server):
             self.listeners.append(await self._listen(opened, context))
         self.listening_addresses = [tuple(s.getsockname()[:2]) for s in sockets if s.family != socket.AF_UNIX]
         _spare_the_garbage_collector()
-        self.host.hooks.on_ready([endpoint.url(opened) for endpoint, opened in zip(endpoints, sockets, strict=True)])
+        self.host.hooks.on_ready([endpoint.url(opened) for endpoint, opened in self.endpoints])
         if self.ready_callable:
             self.ready_callable()
 

@@ -12,7 +12,6 @@ from argparse import SUPPRESS, Namespace
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
-from socket import socket
 from typing import Any, NoReturn
 
 from django.conf import settings
@@ -26,7 +25,7 @@ from relay import __version__, database
 from relay.checks import line
 from relay.live import lines, log, metrics
 from relay.server import workers as supervision
-from relay.server.endpoints import Endpoint, EndpointError, adopt, descriptions
+from relay.server.endpoints import Endpoint, EndpointError, Opened, adopt, descriptions
 from relay.server.notify import READY, STOPPING, notify
 from relay.shared.keeper import Keeper
 
@@ -72,7 +71,8 @@ class Command(BaseCommand):
             endpoints = [Endpoint.parse(text) for text in texts]
             if options["inherited"]:
                 sockets = [adopt(int(number)) for number in options["inherited"].split(",")]
-                self._serve(sockets, rest, options["supervisor_fd"], options["keeper"])
+                opened = list(zip(endpoints, sockets, strict=True))
+                self._serve(opened, rest, options["supervisor_fd"], options["keeper"])
             else:
                 self._check(options["workers"])
                 status = self._listen(endpoints, options["workers"], rest)
@@ -84,12 +84,11 @@ class Command(BaseCommand):
             _leave(0)  # one that hangs, in a database query of the admin say, may not hold the process
 
     def _listen(self, endpoints: list[Endpoint], workers: int, rest: list[str]) -> int:
-        sockets = [endpoint.open() for endpoint in endpoints]
+        opened = [(endpoint, endpoint.open()) for endpoint in endpoints]
         try:
             if workers > 1:
-                urls = [endpoint.url(opened) for endpoint, opened in zip(endpoints, sockets, strict=True)]
-                return self._supervise(workers, sockets, rest, " ".join(urls))
-            self._serve(sockets, rest)
+                return self._supervise(workers, opened, rest)
+            self._serve(opened, rest)
             return 0
         finally:
             for endpoint in endpoints:
@@ -121,7 +120,7 @@ class Command(BaseCommand):
     # One process:
 
     def _serve(
-        self, sockets: list[socket], rest: list[str], supervisor: int | None = None, keeper: str | None = None
+        self, opened: list[Opened], rest: list[str], supervisor: int | None = None, keeper: str | None = None
     ) -> None:
         from gatewaysite.asgi import runtime
         from relay.gateway import refusal_fields, serves_while_draining
@@ -154,7 +153,7 @@ class Command(BaseCommand):
             serves_while_draining=serves_while_draining,
         )
         try:
-            CommandLineInterface().run([*rest, APPLICATION], sockets, hooks, settings.RELAY.drain_seconds)
+            CommandLineInterface().run([*rest, APPLICATION], opened, hooks, settings.RELAY.drain_seconds)
         except UsageError as exc:
             raise CommandError(f"{exc}; see {_manage()} serve --help", returncode=2) from None
         except StartupFailed as exc:
@@ -162,8 +161,10 @@ class Command(BaseCommand):
 
     # Several:
 
-    def _supervise(self, workers: int, sockets: list[socket], rest: list[str], listening: str) -> int:
-        inherited = ",".join(str(opened.fileno()) for opened in sockets)
+    def _supervise(self, workers: int, opened: list[Opened], rest: list[str]) -> int:
+        sockets = [socket for _, socket in opened]
+        listening = " ".join(endpoint.url(socket) for endpoint, socket in opened)
+        inherited = ",".join(str(socket.fileno()) for socket in sockets)
         with _directory() as directory:
             metrics.share(directory)
             keeper = os.path.join(directory, "keeper")
