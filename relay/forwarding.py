@@ -13,6 +13,7 @@ from relay.access import Grant
 from relay.entry import Arrival
 from relay.identity.model import Identification
 from relay.identity.places import TICKET, bearer, cookie_value, form_decoded
+from relay.refusals import Refused
 from relay.routing.snapshot import Url
 from relay.typing import RawHeaders, Scope
 
@@ -51,10 +52,6 @@ _JUDGED = HOP_BY_HOP | HANDSHAKE | _FRAMING | {b"authorization", b"cookie"}
 _UNUSUAL = re.compile(rb"[^a-z0-9-]")
 _TOKEN = re.compile(rb"[a-z0-9!#$%&'*+.^_`|~-]+")  # what a field name may consist of (RFC 9110 §5.1)
 _UNSAFE = re.compile(rb"[\r\n\0]")
-
-
-class UnsafeField(ValueError):
-    """A value holds CR, LF or NUL: sent as it is, it would make another request (RFC 9110 §5.5)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,7 +264,7 @@ def request_head(method: bytes, target: bytes, host: bytes, headers: RawHeaders)
     """The head of a request to a backend, ``Host`` first (RFC 9112 §3.2); every head is made here.
 
     Raises:
-        UnsafeField: In the target, the ``Host`` or a field.
+        Refused: CR, LF or NUL in the target, the ``Host`` or a field: it would be another request (RFC 9110 §5.5).
     """
     lines = [b"%b %b HTTP/1.1\r\nhost: %b" % (method, target, host), *[b"%b: %b" % field for field in headers], b"\r\n"]
     head = b"\r\n".join(lines)
@@ -275,5 +272,5 @@ def request_head(method: bytes, target: bytes, host: bytes, headers: RawHeaders)
     if head.count(b"\n") != ends or head.count(b"\r") != ends or b"\0" in head:
         fields = [(b"request target", target), (b"host", host), *headers]
         names = [name.decode("latin-1") for name, value in fields if _UNSAFE.search(name + value)]
-        raise UnsafeField(f"a line end or NUL in what the backend is sent: {', '.join(names)}")
+        raise Refused(f"a line end or NUL in what the backend is sent: {', '.join(names)}")
     return head

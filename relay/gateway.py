@@ -17,17 +17,18 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.handlers.asgi import ASGIHandler
 from django.http.request import split_domain_port, validate_host
 
-from relay.access import NEVER
+from relay import access
 from relay.entry import Arrival, arrive, field
 from relay.http import cors
-from relay.http.request import BodyTooLarge, RelayRequest
+from relay.http.handler import RelayHandler
+from relay.http.request import RelayRequest, too_large
 from relay.identity.middleware import IdentityMiddleware
 from relay.identity.model import NOBODY
-from relay.live import log as events
-from relay.refusals import Refusal
+from relay.refusals import Refusal, Refused
 from relay.routing.watch import ConfigurationUnavailable
 from relay.runtime import Runtime
 from relay.typing import ASGIApp, Message, RawHeaders, Receive, Scope, Send
+from relay.websocket.journal import Journal
 from relay.websocket.refusing import close_code_of, refuse
 
 log = logging.getLogger("relay")
@@ -76,7 +77,7 @@ def at_the_door(scope: Scope, arrival: Arrival, started: bool) -> Refusal | None
         started: Whether there is a configuration.
     """
     path: str = scope["path"]
-    if scope["type"] == "http" and scope["method"] in NEVER:
+    if scope["type"] == "http" and scope["method"] in access.NEVER:
         return Refusal("method_not_allowed", f"{scope['method']} is never relayed")
     if not is_health(path) and (len(arrival.host) > LONGEST_HOST or not _host_allowed(arrival.host)):
         return Refusal("bad_request", f"the host {arrival.host[:200] or '(none)'} is not in ALLOWED_HOSTS")
@@ -101,8 +102,9 @@ class Gateway:
         server_is_known: Whether it has been said what the server under us can't offer.
     """
 
-    def __init__(self, runtime: Runtime, http: ASGIApp, websocket: ASGIApp) -> None:
+    def __init__(self, runtime: Runtime, http: RelayHandler, websocket: ASGIApp) -> None:
         self.runtime = runtime
+        self._http = http
         self._rooms = {
             kind: IdentityMiddleware(app, runtime.places, runtime.examiner, runtime.tickets)
             for kind, app in (("http", http), ("websocket", websocket))
@@ -131,7 +133,7 @@ class Gateway:
             decoded = scope["path"].encode("utf-8", "surrogateescape")
             scope["raw_path"] = quote(decoded, safe="/!$&'()*+,;=:@~").encode()
         if refusal := at_the_door(scope, arrival, runtime.started) or await self._over_the_limit(scope, arrival):
-            return await self._refuse(scope, receive, send, arrival, refusal)
+            return await self._refuse(scope, receive, send, refusal)
         path: str = scope["path"]
         if kind == "http" and is_for_django(path):
             return await self._ask_django(scope, receive, send, arrival)
@@ -163,42 +165,27 @@ class Gateway:
         """The admin and its files; whoever sends more than a form is nobody's guest."""
         try:
             RelayRequest(scope, receive, self.runtime).limited_body(LARGEST_FORM)
-        except BodyTooLarge as exc:
-            return await self._refuse(scope, receive, send, arrival, exc.refusal)
+        except Refused as exc:
+            return await self._refuse(scope, receive, send, exc.refusal)
         form = _Form(receive)
         sent = _with_request_id(send, arrival)
         await self._django(_as_the_client_sees_it(scope, arrival), form, sent)  # type: ignore[arg-type]
         if form.size > LARGEST_FORM:
-            found = BodyTooLarge(LARGEST_FORM, f"at least {form.size} bytes long")
-            await self._refuse(scope, receive, send, arrival, found.refusal)
+            found = too_large(LARGEST_FORM, f"at least {form.size} bytes long")
+            await self._refuse(scope, receive, send, found.refusal)
 
-    async def _refuse(self, scope: Scope, receive: Receive, send: Send, arrival: Arrival, refusal: Refusal) -> None:
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send, refusal: Refusal) -> None:
         """Answer, before any room was asked."""
-        facts = {
-            "request_id": arrival.request_id,
-            "client": arrival.client,
-            "path": scope["path"],
-            "status": refusal.status,
-            "code": refusal.code,
-            "detail": refusal.detail,
-            "duration": time.monotonic() - arrival.started,
-        }
-        self.runtime.metrics.refusal(refusal.code)
+        scope["identity"] = NOBODY
         if scope["type"] == "http":
-            body = refusal.body(arrival.request_id)
-            headers = refusal.headers(arrival.request_id, body)
-            events.http_refused(method=scope["method"], **facts)
-            self.runtime.metrics.http("", "", refusal.status, facts["duration"])
-            headers = cors.share(headers, field(scope["headers"], b"origin"), self.runtime.snapshot)
-            await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
-            await send({"type": "http.response.body", "body": body})
-            return
+            return await self._http.refuse(scope, receive, send, refusal)
         # A script that reconnects learns from a close what it could not read from a status; of a wrong host, nothing.
         limited = refusal.code == "rate_limited"
         match = self.runtime.snapshot.match("websocket", "GET", scope["path"]) if limited else None
-        close_code = close_code_of(refusal, match.route if match is not None else None)
-        events.ws_refused(close_code=close_code, **facts)
-        self.runtime.metrics.handshake(refusal.code)
+        denied = access.Denied(refusal, match.route if match is not None else None)
+        arrival: Arrival = scope["relay"]
+        close_code = close_code_of(refusal, denied.route)
+        Journal(self.runtime.metrics, arrival, scope["path"], None).refused(denied, close_code)
         await receive()
         with suppress(OSError):  # ASGI: the client has left
             await refuse(scope, send, refusal, close_code, arrival.request_id)

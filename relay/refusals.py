@@ -9,12 +9,14 @@ HTTP answers, refused handshakes, close codes, log lines and metrics all read it
     ├── BackendTimeout      504 / 4504  backend_timeout         a limit of ours passed (RFC 9110 §15.6.5)
     └── NoHealthyBackend    503 / 4503  no_healthy_backend      every url is out by its health path
 
-A `Refusal` is a value: pure functions return it, and `BackendError.refusal` gives the one that belongs to it.
+A `Refusal` is a value: pure functions return it, `Refused` raises it where a request turns out to be bad while it is
+read, and `BackendError.refusal` gives the one that belongs to a failure.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -76,11 +78,13 @@ class Refusal:
         code: A key of `KINDS`.
         detail: For the log only: what was compared with what. Never a token, ticket or cookie value.
         retry_after: Seconds, where they are known better than the kind's own.
+        said: What the client reads instead of the kind's sentence.
     """
 
     code: str
     detail: str = ""
     retry_after: int | None = None
+    said: str = ""
 
     @property
     def status(self) -> int:
@@ -92,7 +96,7 @@ class Refusal:
 
     @property
     def sentence(self) -> str:
-        return KINDS[self.code].sentence
+        return self.said or KINDS[self.code].sentence
 
     def body(self, request_id: str) -> bytes:
         """The JSON that every refused client reads."""
@@ -115,6 +119,30 @@ class Refusal:
         if retry_after is not None:
             fields.append((b"retry-after", b"%d" % retry_after))
         return fields
+
+
+class Refused(Exception):
+    """A request turned out to be one that goes no further, while it was read.
+
+    Attributes:
+        refusal: Its code, and for the log what was found and the rule; never the value of a field.
+        status: The code's own, or a more exact one (408, 426, 431).
+        headers: Fields that the response needs besides the refusal's.
+    """
+
+    def __init__(
+        self,
+        detail: str,
+        code: str = "bad_request",
+        *,
+        status: int = 0,
+        headers: Sequence[tuple[bytes, bytes]] = (),
+        said: str = "",
+    ) -> None:
+        super().__init__(detail)
+        self.refusal = Refusal(code, detail, said=said)
+        self.status = status or self.refusal.status
+        self.headers = headers
 
 
 class BackendError(Exception):

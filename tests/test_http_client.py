@@ -14,13 +14,12 @@ import uvloop
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from relay.forwarding import UnsafeField
 from relay.http import client as client_module
 from relay.http import exchange as exchange_module
 from relay.http.client import Client
 from relay.http.connection import Connection
 from relay.http.exchange import Exchange, Unanswered
-from relay.refusals import BackendError, BackendProtocolError, BackendTimeout, BackendUnreachable
+from relay.refusals import BackendError, BackendProtocolError, BackendTimeout, BackendUnreachable, Refused
 from relay.routing.snapshot import Backend, Url
 from tests.http_helpers import (
     Peer,
@@ -121,7 +120,7 @@ async def test_what_would_make_another_request_is_not_sent(where, what):
         request = client_module.Request(
             "GET", lambda url: (b"/" + bad["target"], bad["host"]), [(bad["name"], bad["value"])]
         )
-        with pytest.raises(UnsafeField):
+        with pytest.raises(Refused):
             await client.request(backend.configured(), request)
         assert not backend.peers
 

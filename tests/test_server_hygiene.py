@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from relay.refusals import Refused
 from relay.server.body import ChunkedBody
-from relay.server.head import HeadReader, Refused
+from relay.server.head import HeadReader
 from relay.server.limits import Limits
 from tests.server_helpers import (
     GET,

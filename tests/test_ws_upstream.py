@@ -14,9 +14,16 @@ from websockets.utils import accept_key
 from relay.access import Grant
 from relay.backends.connector import Connector
 from relay.entry import Arrival
-from relay.forwarding import Forwarding, UnsafeField
+from relay.forwarding import Forwarding
 from relay.identity.model import Identification, Identity, Presented
-from relay.refusals import BackendError, BackendProtocolError, BackendRefused, BackendTimeout, BackendUnreachable
+from relay.refusals import (
+    BackendError,
+    BackendProtocolError,
+    BackendRefused,
+    BackendTimeout,
+    BackendUnreachable,
+    Refused,
+)
 from relay.routing.snapshot import Backend, Route, Url
 from relay.typing import RawHeaders
 from relay.websocket import deflate, upstream
@@ -382,5 +389,5 @@ async def test_a_cancelled_handshake_leaves_nothing_behind() -> None:
 def test_no_field_can_begin_another(value: bytes) -> None:
     """No server lets such a value in; if one did, it would go no further."""
     backend = Backend("main", (Url.parse("http://127.0.0.1:1"),))
-    with pytest.raises(UnsafeField, match="x-odd"):
+    with pytest.raises(Refused, match="x-odd"):
         opening(backend, [(b"x-odd", value)]).request(backend.urls[0], b"key")

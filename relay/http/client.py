@@ -46,7 +46,7 @@ class Request:
         """The request line and the fields.
 
         Raises:
-            UnsafeField: In the target, the ``Host`` or a field.
+            Refused: The head can't be sent (`forwarding.request_head`).
         """
         target, host = self.address(url)
         framing: RawHeaders = []
@@ -80,7 +80,7 @@ class Client:
 
         Raises:
             BackendError: What `Connector.connect` and `Exchange.start` raise.
-            UnsafeField: The request can't be sent as it is.
+            Refused: The request can't be sent as it is.
             Exception: Whatever reading the request's body raises.
         """
         failures: list[tuple[Url, DialFailed]] = []

@@ -20,9 +20,9 @@ from django.urls import ResolverMatch, get_resolver
 from django.utils.functional import cached_property
 
 from relay.http import cors, journal
-from relay.http.request import BodyTooLarge, ClientGone, RelayRequest
+from relay.http.request import ClientGone, RelayRequest
 from relay.http.response import RelayedResponse, raw_headers, refused, send_body
-from relay.refusals import BackendError, Refusal
+from relay.refusals import BackendError, Refusal, Refused
 from relay.typing import RawHeaders, Receive, Scope, Send
 
 if TYPE_CHECKING:
@@ -67,7 +67,11 @@ class RelayHandler(ASGIHandler):
         if isinstance(outcome, BaseException) and not left:
             raise outcome
 
-    async def _serve(self, request: RelayRequest, send: Send) -> None:
+    async def refuse(self, scope: Scope, receive: Receive, send: Send, refusal: Refusal) -> None:
+        """Answer for somebody who judged the request before any view was asked."""
+        await self._serve(RelayRequest(scope, receive, self._runtime), send, refusal)
+
+    async def _serve(self, request: RelayRequest, send: Send, refusal: Refusal | None = None) -> None:
         """Answer, and log it however it ends.
 
         A response that can't be finished is left unfinished: the server cuts the connection then, so that the client
@@ -75,7 +79,7 @@ class RelayHandler(ASGIHandler):
         """
         status = journal.CLIENT_LEFT
         try:
-            response = await self._respond(request)
+            response = refused(request, refusal) if refusal is not None else await self._respond(request)
             try:
                 start = {"type": "http.response.start", "status": response.status_code}
                 await send({**start, "headers": self._fields(request, response)})
@@ -87,7 +91,7 @@ class RelayHandler(ASGIHandler):
             pass
         except BackendError as exc:
             journal.backend_failed(request, exc)
-        except BodyTooLarge as exc:
+        except Refused as exc:
             request.refusal = exc.refusal
         finally:
             self._runtime.journal.answered(request, status)
@@ -101,7 +105,7 @@ class RelayHandler(ASGIHandler):
             return response
         except Http404:
             return refused(request, Refusal("no_route", f"no page at {request.path}"))
-        except BodyTooLarge as exc:
+        except Refused as exc:
             return refused(request, exc.refusal)
         except ClientGone:
             raise

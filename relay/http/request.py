@@ -11,7 +11,7 @@ from django.utils.functional import cached_property
 
 from relay.entry import Arrival, field
 from relay.identity.model import Identification
-from relay.refusals import Refusal
+from relay.refusals import Refusal, Refused
 from relay.routing.snapshot import Route
 from relay.typing import RawHeaders, Receive, Scope
 
@@ -23,12 +23,9 @@ class ClientGone(Exception):
     """The client left before its request was complete or answered."""
 
 
-class BodyTooLarge(Exception):
-    """The request's body is larger than it may be; `refusal` is the answer to it."""
-
-    def __init__(self, limit: int, found: str) -> None:
-        super().__init__(f"the body is {found}; {limit} are allowed")
-        self.refusal = Refusal("body_too_large", str(self))
+def too_large(limit: int, found: str) -> Refused:
+    """A body that is `found` where `limit` bytes are allowed."""
+    return Refused(f"the body is {found}; {limit} are allowed", "body_too_large")
 
 
 class RequestBody:
@@ -54,7 +51,7 @@ class RequestBody:
 
         Raises:
             ClientGone: It was cut.
-            BodyTooLarge: It has grown over the limit.
+            Refused: It has grown over the limit.
         """
         if self.over.is_set():
             raise StopAsyncIteration
@@ -69,7 +66,7 @@ class RequestBody:
         piece: bytes = message.get("body", b"")
         self.received += len(piece)
         if self.limit and self.received > self.limit:
-            raise BodyTooLarge(self.limit, f"at least {self.received} bytes long")
+            raise too_large(self.limit, f"at least {self.received} bytes long")
         if not message.get("more_body", False):
             self.over.set()
         return piece
@@ -156,10 +153,10 @@ class RelayRequest(ASGIRequest):
         """The body that fails once it is larger than so many bytes; 0: any size.
 
         Raises:
-            BodyTooLarge: It announces more.
+            Refused: It announces more.
         """
         if limit and self.length is not None and self.length > limit:
-            raise BodyTooLarge(limit, f"announced with {self.length} bytes")
+            raise too_large(limit, f"announced with {self.length} bytes")
         if self.incoming is not None:
             self.incoming.limit = limit
         return self.incoming
@@ -168,7 +165,7 @@ class RelayRequest(ASGIRequest):
         """The body in one piece, for our own small pages.
 
         Raises:
-            ClientGone, BodyTooLarge: As when reading it in pieces.
+            ClientGone, Refused: As when reading it in pieces.
         """
         source = self.limited_body(limit)
         return b"" if source is None else b"".join([piece async for piece in source])

@@ -8,9 +8,9 @@ from relay import access, forwarding
 from relay.http import journal
 from relay.http.client import Request
 from relay.http.exchange import Exchange
-from relay.http.request import BodyTooLarge, RelayRequest
+from relay.http.request import RelayRequest
 from relay.http.response import RelayedResponse, refused
-from relay.refusals import BackendError, Refusal
+from relay.refusals import BackendError
 
 
 async def relay(request: RelayRequest) -> HttpResponseBase:
@@ -21,10 +21,6 @@ async def relay(request: RelayRequest) -> HttpResponseBase:
         return refused(request, verdict.refusal)
     try:
         exchange = await _exchange(request, verdict)
-    except BodyTooLarge as exc:
-        return refused(request, exc.refusal)
-    except forwarding.UnsafeField as exc:
-        return refused(request, Refusal("bad_request", str(exc)))
     except BackendError as exc:
         if exc.refusal.status != 503:
             journal.backend_failed(request, exc)

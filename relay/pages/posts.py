@@ -17,7 +17,7 @@ from relay.http.response import refused
 from relay.http.views import ask
 from relay.identity.model import Identification, Identity
 from relay.pages.methods import View, only
-from relay.refusals import Refusal
+from relay.refusals import Refusal, Refused
 
 LARGEST_BODY = 16384  # bytes
 
@@ -25,25 +25,9 @@ Page = Callable[[RelayRequest, Identity, dict[str, Any]], Awaitable[HttpResponse
 Chooser = Callable[[Identification], Identification]
 
 
-class Refused(Exception):
-    """The page says no."""
-
-    def __init__(self, refusal: Refusal) -> None:
-        super().__init__(refusal.code)
-        self.refusal = refusal
-
-
-class Explained(Refusal):
-    """A request that the page can't use. Whoever writes a client has to learn why: the detail is the sentence."""
-
-    __slots__ = ()
-
-    def __init__(self, detail: str, code: str = "bad_request") -> None:
-        super().__init__(code, detail)
-
-    @property
-    def sentence(self) -> str:
-        return self.detail
+def explained(sentence: str, code: str = "bad_request") -> Refused:
+    """A request that a page can't use. Whoever writes a client has to learn why, so the client reads the detail."""
+    return Refused(sentence, code, said=sentence)
 
 
 def for_token_holders(choose: Chooser = lambda who: who) -> Callable[[Page], View]:
@@ -66,8 +50,6 @@ def for_token_holders(choose: Chooser = lambda who: who) -> Callable[[Page], Vie
                 return refused(request, refusal)
             try:
                 response = await page(request, who.identity, await _json_object(request))
-            except Refused as exc:
-                return refused(request, exc.refusal)
             except DatabaseUnavailable as exc:
                 return refused(request, Refusal("database_unavailable", str(exc)))
             response["Cache-Control"] = "no-store"
@@ -82,8 +64,7 @@ async def _json_object(request: RelayRequest) -> dict[str, Any]:
     """The body's members; an empty body has none.
 
     Raises:
-        Refused: It is something else.
-        relay.http.request.BodyTooLarge: And `LARGEST_BODY` is the limit.
+        Refused: It is something else, or larger than `LARGEST_BODY`.
     """
     body = await request.whole_body(LARGEST_BODY)
     if not body.strip():
@@ -91,7 +72,7 @@ async def _json_object(request: RelayRequest) -> dict[str, Any]:
     try:
         members = json.loads(body)
     except (ValueError, RecursionError) as exc:
-        raise Refused(Explained("The body is not valid JSON.")) from exc
+        raise explained("The body is not valid JSON.") from exc
     if not isinstance(members, dict):
-        raise Refused(Explained("The body is not a JSON object."))
+        raise explained("The body is not a JSON object.")
     return members

@@ -13,8 +13,8 @@ from relay.identity.errors import TokenError
 from relay.identity.model import Identification, Identity, fingerprint
 from relay.identity.tokens import choose
 from relay.models import Renewal
-from relay.pages.posts import Explained, Refused, for_token_holders
-from relay.refusals import Refusal
+from relay.pages.posts import explained, for_token_holders
+from relay.refusals import Refused
 
 if TYPE_CHECKING:
     from relay.runtime import Runtime
@@ -61,18 +61,18 @@ def _previous(request: RelayRequest, identity: Identity, body: dict[str, Any]) -
     """
     token = body.get("previous") or _in_cookie(request, identity)
     if token is None:
-        raise Refused(Explained('The previous token is missing: send {"previous": "<token>"}, or its cookie.'))
+        raise explained('The previous token is missing: send {"previous": "<token>"}, or its cookie.')
     if not isinstance(token, str):
-        raise Refused(Explained("The previous token is not a string."))
+        raise explained("The previous token is not a string.")
     try:
         previous = request.runtime.verifier.verify_expired(token)
     except TokenError as exc:
-        raise Refused(Refusal("invalid_token", f"previous token: {exc}")) from exc
+        raise Refused(f"previous token: {exc}", "invalid_token") from exc
     if reason := request.runtime.revocations.check(previous):
-        raise Refused(Refusal("revoked_token", f"previous token: {reason}"))
+        raise Refused(f"previous token: {reason}", "revoked_token")
     if previous.user_id != identity.user_id:
         detail = f"The previous token is of user {previous.user_id}, the fresh one of user {identity.user_id}."
-        raise Refused(Explained(detail, "invalid_token"))
+        raise explained(detail, "invalid_token")
     return previous
 
 

@@ -10,7 +10,7 @@ from django.http import HttpResponse, JsonResponse
 from relay.http.request import RelayRequest
 from relay.identity.model import Identity
 from relay.identity.tickets import LIFETIME, LONGEST_ORIGIN, LONGEST_PATH
-from relay.pages.posts import Explained, Refused, for_token_holders
+from relay.pages.posts import explained, for_token_holders
 
 
 @for_token_holders()
@@ -18,7 +18,7 @@ async def ticket(request: RelayRequest, identity: Identity, body: dict[str, Any]
     """Issue a ticket for one path, and for the origin of this request."""
     origin = request.origin or ""
     if len(origin) > LONGEST_ORIGIN:
-        raise Refused(Explained(f"The Origin is longer than {LONGEST_ORIGIN} characters."))
+        raise explained(f"The Origin is longer than {LONGEST_ORIGIN} characters.")
     issued = await request.runtime.tickets.issue(identity, _path(body), origin)
     return JsonResponse({"ticket": issued, "expires_in": LIFETIME})
 
@@ -31,12 +31,12 @@ def _path(body: dict[str, Any]) -> str:
     """
     path = body.get("path")
     if not isinstance(path, str) or not path.startswith("/"):
-        raise Refused(Explained('The path is missing: send {"path": "/ws"}, the path of the WebSocket.'))
+        raise explained('The path is missing: send {"path": "/ws"}, the path of the WebSocket.')
     if "?" in path or "#" in path:
-        raise Refused(Explained("The path has a query or fragment; send the path alone."))
+        raise explained("The path has a query or fragment; send the path alone.")
     if len(path) > LONGEST_PATH:
-        raise Refused(Explained(f"The path is longer than {LONGEST_PATH} characters."))
+        raise explained(f"The path is longer than {LONGEST_PATH} characters.")
     decoded = unquote(path)
     if not decoded.isprintable():
-        raise Refused(Explained("The path has a character that is not printable."))
+        raise explained("The path has a character that is not printable.")
     return decoded

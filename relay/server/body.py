@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from typing import Protocol
 
-from relay.server.head import CHUNKED, Refused
+from relay.refusals import Refused
+from relay.server.head import CHUNKED
 from relay.server.limits import Limits
 
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})(;[\t\x20-\x7e\x80-\xff]*)?")

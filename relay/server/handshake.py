@@ -8,7 +8,8 @@ from collections.abc import Iterable
 
 from websockets.utils import accept_key
 
-from relay.server.head import Head, Refused
+from relay.refusals import Refused
+from relay.server.head import Head
 from relay.server.response import ApplicationError, field_lines
 from relay.typing import RawHeaders
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
-from relay.refusals import KINDS, Refusal
+from relay.refusals import Refused
 from relay.server.limits import Limits
 from relay.typing import RawHeaders
 
@@ -23,24 +23,6 @@ _NEVER = frozenset({b"TRACE", b"CONNECT"})
 _JUDGED = frozenset({b"host", b"content-length", b"transfer-encoding", b"connection", b"upgrade", b"expect"})
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")  # RFC 3986 §3.2.2
 _ABSOLUTE = re.compile(rb"(?i:https?)://([^/?]+)(/[^?]*)?(\?.*)?")
-
-
-class Refused(Exception):
-    """The server itself refuses what the client sent; the application never sees it.
-
-    Attributes:
-        refusal: Its code, and for the log what was found and the rule; never the value of a field.
-        status: The code's own, or a more exact one (408, 426, 431).
-        headers: Fields that the response needs besides the refusal's.
-    """
-
-    def __init__(
-        self, detail: str, status: int = 0, code: str = "bad_request", headers: RawHeaders | None = None
-    ) -> None:
-        super().__init__(detail)
-        self.refusal = Refusal(code, detail)
-        self.status = status or KINDS[code].status
-        self.headers = headers or []
 
 
 @dataclass(slots=True, eq=False)

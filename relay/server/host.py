@@ -21,9 +21,10 @@ from relay.server.response import refusal_response
 from relay.typing import ASGIApp, RawHeaders, Scope
 
 if TYPE_CHECKING:
+    from relay.refusals import Refused
     from relay.server.connection import Connection
     from relay.server.exchange import Exchange
-    from relay.server.head import Head, Refused
+    from relay.server.head import Head
     from relay.server.ws_protocol import WebSocketProtocol
 
 logger = logging.getLogger("relay.server")

@@ -6,10 +6,11 @@ import asyncio
 from typing import TYPE_CHECKING, cast
 from urllib.parse import unquote
 
+from relay.refusals import Refused
 from relay.server import body, handshake
 from relay.server.connection import Connection, address
 from relay.server.exchange import Exchange
-from relay.server.head import Head, HeadReader, Refused, extensions
+from relay.server.head import Head, HeadReader, extensions
 from relay.server.ws_protocol import WebSocketProtocol
 from relay.typing import Scope
 

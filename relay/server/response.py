@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Any
 
-from relay.server.head import Refused
+from relay.refusals import Refused
 from relay.typing import RawHeaders
 
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}

@@ -12,9 +12,10 @@ from collections import deque
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
+from relay.refusals import Refused
 from relay.server import handshake
 from relay.server.connection import Connection
-from relay.server.head import Head, Refused, extensions
+from relay.server.head import Head, extensions
 from relay.server.messages import Messages, disconnect
 from relay.server.response import ApplicationError, Response
 from relay.typing import Message, Scope

@@ -13,7 +13,7 @@ from relay.access import Ask, Denied, Grant, decide
 from relay.entry import Arrival, field
 from relay.identity.model import Identification
 from relay.live.registry import CONFIG_CHANGED, DRAIN, REVOKED, Ending, Handshake
-from relay.refusals import BackendError, Refusal
+from relay.refusals import BackendError, Refusal, Refused
 from relay.routing.endings import ended_by
 from relay.routing.snapshot import Snapshot
 from relay.typing import RawHeaders, Receive, Scope, Send
@@ -116,8 +116,8 @@ class RelayConsumer(AsyncWebsocketConsumer):
         opening = Opening(scope, self.arrival, grant, self.who, self.runtime.forwarding, subprotocols, offers)
         try:
             upstream = await self._dial_while_the_client_waits(opening)
-        except forwarding.UnsafeField as exc:
-            await self._refuse(Denied(Refusal("bad_request", str(exc)), grant.route))
+        except Refused as exc:
+            await self._refuse(Denied(exc.refusal, grant.route))
         except BackendError as exc:
             if exc.refusal.status != 503:
                 self.journal.backend_failed(exc, grant)

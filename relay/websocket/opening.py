@@ -56,7 +56,7 @@ class Opening:
         """The request's head.
 
         Raises:
-            UnsafeField: A value would end its line early; no server that parses HTTP lets one in.
+            Refused: A value would end its line early; no server that parses HTTP lets one in.
         """
         grant = self.grant
         target = forwarding.target(url, grant, self.rules.query(self.scope, grant, self.who))
