@@ -168,7 +168,7 @@ async def test_anything_but_200_in_time_takes_a_url_out(patient, caplog, answer,
         async with raw_backend(patient.talk) as backend, connector(**FAST) as it:
             configured = watched(backend)
             it.update(snapshot(configured))
-            await until(lambda: not it.healthy("main"))
+            await until(lambda: not it.status()["main"].healthy)
             with pytest.raises(NoHealthyBackend, match="every url of main is out"):
                 it.candidates(configured)
             assert cause in it.status()["main"].urls[0].cause
@@ -181,7 +181,7 @@ async def test_an_unreachable_url_is_out():
     """The cause is the one of connecting."""
     async with connector(**FAST) as it:
         it.update(snapshot(Backend("main", (DEAD,), health_path="/health")))
-        await until(lambda: not it.healthy("main"))
+        await until(lambda: not it.status()["main"].healthy)
         assert it.status()["main"].urls[0].cause == "connection refused 127.0.0.1:9"
 
 
@@ -191,9 +191,9 @@ async def test_one_good_answer_brings_a_url_back(patient):
     async with raw_backend(patient.talk) as backend, connector(**FAST) as it:
         configured = watched(backend)
         it.update(snapshot(configured))
-        await until(lambda: not it.healthy("main"))
+        await until(lambda: not it.status()["main"].healthy)
         patient.answer = response()
-        await until(lambda: it.healthy("main"))
+        await until(lambda: it.status()["main"].healthy)
         transport, _, _ = await it.connect(configured, asyncio.Protocol)
         transport.abort()
 
@@ -204,7 +204,7 @@ async def test_a_backend_is_healthy_while_one_of_its_urls_is(patient):
         configured = watched(backend, DEAD)
         it.update(snapshot(configured))
         await until(lambda: not all(url.up for url in it.status()["main"].urls))
-        assert it.healthy("main")
+        assert it.status()["main"].healthy
         assert [state.url.port for state in it.candidates(configured)] == [backend.port]
 
 
@@ -214,17 +214,17 @@ async def test_a_url_is_up_until_the_polls_say_otherwise(patient):
     async with raw_backend(patient.talk) as backend, connector(interval=0.01, limit=20) as it:
         it.update(snapshot(watched(backend)))
         await until(lambda: bool(patient.heads))
-        assert it.healthy("main")
+        assert it.status()["main"].healthy
 
 
 async def test_without_a_health_path_a_url_counts_as_healthy():
     """Contract, section 3; taking the path away brings a url back."""
     async with connector(**FAST) as it:
         it.update(snapshot(Backend("main", (DEAD,), health_path="/health"), Backend("other", (DEAD,))))
-        await until(lambda: not it.healthy("main"))
-        assert it.healthy("other")
+        await until(lambda: not it.status()["main"].healthy)
+        assert it.status()["other"].healthy
         it.update(snapshot(Backend("main", (DEAD,))))
-        assert it.healthy("main")
+        assert it.status()["main"].healthy
         assert "other" not in it.status()
 
 
@@ -247,7 +247,6 @@ async def test_a_backend_that_is_disabled_or_gone_is_not_polled(patient):
         it.update(snapshot(watched(backend, enabled=False)))
         assert not it._polls
         assert it.status() == {}
-        assert not it.healthy("main")
 
 
 async def test_what_is_no_longer_configured_is_forgotten():

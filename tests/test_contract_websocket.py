@@ -566,7 +566,7 @@ async def test_a_backend_that_can_not_be_had(status: int, code: str, unreachable
         configuration = stack.snapshot(UNREACHABLE if unreachable else silent.url, with_routes=routes, **fields)
         async with stack.gateway(configuration) as gateway:
             if "health_path" in fields:
-                await until(lambda: not gateway.runtime.connector.healthy("main"))
+                await until(lambda: not gateway.runtime.connector.status()["main"].healthy)
             asked = await gateway.request("/api/x", headers=bearer())
             assert (asked.status, asked.code) == (status, code)
             assert (asked.get("retry-after") is not None) is (status == 503)

@@ -76,7 +76,7 @@ def test_reauthentication_moves_the_sockets_of_the_old_token(registry):
     registry.add(moved)
     registry.add(stays)
     fresh = identity("1", "fresh")
-    assert registry.reauthenticate("old", fresh) == 1
+    registry.reauthenticate("old", fresh, lambda it: True)
     assert (moved.identity, stays.identity) == (fresh, identity("1", "another"))
     assert registry.by_fingerprint("old") == ()
     assert registry.by_fingerprint("fresh") == (moved,)
@@ -89,7 +89,7 @@ def test_reauthentication_never_moves_another_users_socket(registry):
     """A fresh token of user 2 has no say over a socket of user 1."""
     socket = Socket(identity("1", "old"))
     registry.add(socket)
-    assert registry.reauthenticate("old", identity("2", "fresh")) == 0
+    registry.reauthenticate("old", identity("2", "fresh"), lambda it: True)
     assert registry.by_fingerprint("old") == (socket,)
 
 
@@ -160,7 +160,7 @@ async def test_a_drain_is_spread_evenly(registry):
     for socket in sockets:
         registry.add(socket)
     started = loop.time()
-    assert await registry.end_all(DRAIN, 0.3) == 50
+    await registry.end_all(DRAIN, 0.3)
     assert [s.ended for s in sockets] == [[DRAIN]] * 50
     for place, moment in enumerate(told):
         assert moment - started >= place / 50 * 0.3 - 0.02
@@ -177,7 +177,8 @@ async def test_a_drain_leaves_out_who_left_and_takes_who_came(registry):
     left, late = next(s for s in sockets if not s.ended), Socket()
     registry.remove(left)
     registry.add(late)
-    assert await draining == 10
+    await draining
+    assert sum(len(socket.ended) for socket in sockets) == 9
     assert (left.ended, late.ended) == ([], [DRAIN])
 
 
@@ -186,12 +187,13 @@ async def test_a_drain_without_time_ends_all_at_once(registry, seconds):
     """``DRAIN_SECONDS=0``."""
     for _ in range(100):
         registry.add(Socket())
-    assert await asyncio.wait_for(registry.end_all(DRAIN, seconds), 5) == 100
+    await asyncio.wait_for(registry.end_all(DRAIN, seconds), 5)
+    assert [socket.ended for socket in registry] == [[DRAIN]] * 100
 
 
 async def test_a_drain_of_nobody_ends_at_once(registry):
     """An idle gateway stops without delay."""
-    assert await asyncio.wait_for(registry.end_all(DRAIN, 3600), 5) == 0
+    await asyncio.wait_for(registry.end_all(DRAIN, 3600), 5)
 
 
 async def test_a_drain_that_is_cancelled_stops(registry):

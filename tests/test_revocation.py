@@ -71,16 +71,21 @@ def test_of_two_revocations_of_a_user_the_later_counts():
         assert revocations.check(identity(user_id="1", issued_at=NOW + 2)) is not None
 
 
+def held(revocations):
+    """How many there are in memory."""
+    return sum(len(part) for part in vars(revocations).values() if isinstance(part, dict))
+
+
 def test_what_has_expired_is_forgotten():
     """Memory is bounded by the tokens that are alive; users are kept for good."""
     clock = [NOW]
     revocations = Revocations(lambda: clock[0])
     revocations.add(of_kind("token", f"{n:064x}", expires_at=NOW + 10) for n in range(100))
     revocations.add([of_kind("jti", "j", expires_at=NOW + 10), of_kind("user", "1", expires_at=None)])
-    assert len(revocations) == 102
+    assert held(revocations) == 102
     clock[0] += 60
     revocations.add([of_kind("token", TOKEN, expires_at=clock[0] + 10)])
-    assert len(revocations) == 2
+    assert held(revocations) == 2
 
 
 def test_a_revocation_that_arrives_twice_is_one():
@@ -88,7 +93,7 @@ def test_a_revocation_that_arrives_twice_is_one():
     revocations = Revocations(lambda: NOW)
     for _ in range(2):
         revocations.add([of_kind("token", TOKEN, expires_at=NOW + 10)])
-    assert len(revocations) == 1
+    assert held(revocations) == 1
 
 
 @pytest.mark.django_db

@@ -117,11 +117,6 @@ class Connector:
 
     # Health
 
-    def healthy(self, backend: str) -> bool:
-        """Whether one url of a configured backend is up."""
-        found = self._backends.get(backend)
-        return found is not None and any(not self._state(backend, url).out for url in found.urls)
-
     def status(self) -> Mapping[str, BackendHealth]:
         """The health of every configured backend that is enabled."""
         return {name: self._health(backend) for name, backend in self._backends.items()}

@@ -17,9 +17,6 @@ class Pool:
     def __init__(self) -> None:
         self._idle: dict[Key, list[Connection]] = {}
 
-    def __len__(self) -> int:
-        return sum(map(len, self._idle.values()))
-
     def take(self, key: Key) -> Connection | None:
         """A connection that is alive as far as our side can know."""
         idle = self._idle.get(key)

@@ -51,9 +51,6 @@ class Revocations:
         self._users: dict[str, float] = {}  # user id → revoked up to
         self._sweep_at = 0.0
 
-    def __len__(self) -> int:
-        return len(self._tokens) + len(self._jtis) + len(self._users)
-
     def add(self, entries: Iterable[RevocationEntry]) -> None:
         """Put revocations in force. The same one twice is no error, and of two for a user the later counts."""
         for entry in entries:

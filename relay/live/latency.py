@@ -7,7 +7,7 @@ is off by less than that.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 BOUNDS = tuple(0.00025 * 2 ** (step / 4) for step in range(4 * 18 + 1))
 """Upper ends of the classes in seconds; what takes longer is in one more class."""
@@ -25,11 +25,6 @@ class Latencies(dict[str, list[int]]):
     def observe(self, backend: str, seconds: float) -> None:
         """Count one answer of a backend."""
         self[backend][bisect_left(BOUNDS, seconds)] += 1
-
-
-def total(counts: Iterable[Sequence[int]]) -> list[int]:
-    """The classes of several, added up."""
-    return [sum(column) for column in zip(*counts, strict=True)] or [0] * CLASSES
 
 
 def quantile(counts: Sequence[int], q: float) -> float | None:

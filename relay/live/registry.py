@@ -140,17 +140,14 @@ class Registry:
         return tuple(self._by_fingerprint.get(fingerprint, {}).values())
 
     def reauthenticate(
-        self, fingerprint: str, identity: Identity, may: Callable[[LiveSocket | Handshake], bool] = lambda socket: True
-    ) -> int:
+        self, fingerprint: str, identity: Identity, may: Callable[[LiveSocket | Handshake], bool]
+    ) -> None:
         """Move the user's sockets and handshakes from an old token to a fresh one of the same user.
 
         Args:
             fingerprint: Of the old token.
             identity: What the fresh token says. Sockets of another user stay as they are.
             may: Whether the fresh token may do what a socket does; one that it may not ends with its old token.
-
-        Returns:
-            How many sockets moved.
         """
 
         def moves(it: LiveSocket | Handshake) -> bool:
@@ -165,7 +162,6 @@ class Registry:
             self.finish(handshake)
             handshake.identity = identity
             self.begin(handshake)
-        return len(moving)
 
     # Places: the limit of connections per user and route.
 
@@ -203,11 +199,11 @@ class Registry:
 
     # The drain.
 
-    async def end_all(self, ending: Ending, over_seconds: float) -> int:
+    async def end_all(self, ending: Ending, over_seconds: float) -> None:
         """End every socket, evenly spread, so that the clients don't all come back in one moment.
 
         Sockets that leave by themselves meanwhile are left out; those that were still added are ended at
-        the end. Returns how many were told.
+        the end.
         """
         loop = asyncio.get_running_loop()
         started = loop.time()
@@ -224,7 +220,7 @@ class Registry:
                     told.add(socket.id)
             if waiting:
                 await asyncio.sleep(max(_TICK, over_seconds / total))
-        return len(told) + end_each((socket for socket in self if socket.id not in told), ending)
+        end_each((socket for socket in self if socket.id not in told), ending)
 
     # The indexes.
 

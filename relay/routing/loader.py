@@ -97,8 +97,8 @@ def _route(row: models.Route, backend: str) -> Route:
     )
 
 
-def bootstrap(main_service_url: str, allowed_origins: Sequence[str]) -> bool:
-    """Turn ``MAIN_SERVICE_URL`` and ``ALLOWED_ORIGINS`` into a first configuration; say whether it was made.
+def bootstrap(main_service_url: str, allowed_origins: Sequence[str]) -> None:
+    """Turn ``MAIN_SERVICE_URL`` and ``ALLOWED_ORIGINS`` into a first configuration.
 
     Only with no backend in the database, so nothing that operators do later is undone; the values are checked always.
     Of several processes that start at once, one makes it: `Revision.counting` puts them in line.
@@ -113,13 +113,12 @@ def bootstrap(main_service_url: str, allowed_origins: Sequence[str]) -> bool:
     if problems:
         raise ImproperlyConfigured("\n".join(problems))
     if not main_service_url or models.Backend.objects.exists():
-        return False
+        return
     with models.Revision.counting("config"):
         if models.Backend.objects.exists():
-            return False
+            return
         backend.save()
         models.Route.objects.create(path="/api/", kind="http", backend=backend)
         models.Route.objects.create(path="/ws", kind="websocket", backend=backend)
         for origin in origins:
             models.Origin.objects.get_or_create(origin=origin.origin, defaults={"note": origin.note})
-    return True

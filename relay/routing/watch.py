@@ -147,8 +147,8 @@ class Watcher:
         self._thread.start()
         self._hand_over(self._mind, None)
 
-    def load_first(self, timeout: float = 30) -> Snapshot:
-        """Begin to follow, and wait for the first configuration; the follower gets it too, once the loop turns.
+    def load_first(self, timeout: float = 30) -> None:
+        """Begin to follow, and wait for the first configuration; the follower gets it once the loop turns.
 
         Raises:
             ConfigurationUnavailable: There was none, or no answer in `timeout` seconds; the watcher is stopped.
@@ -158,7 +158,6 @@ class Watcher:
         if self._snapshot is None:
             self.stop(timeout=0 if not looked else 5)
             raise ConfigurationUnavailable(self._cause or f"{UNREACHABLE}: no answer in {timeout:g} s")
-        return self._snapshot
 
     def nudge(self) -> None:
         """Look at once: someone said that there is something new."""
@@ -299,9 +298,9 @@ class Watcher:
             log.warning("rows past their time could not be removed: %s", without_password(str(exc)))
 
 
-def prune() -> int:
-    """Remove rows whose time has passed, at most `PRUNE_ROWS` of each table; give back how many."""
-    now, removed = timezone.now(), 0
+def prune() -> None:
+    """Remove rows whose time has passed, at most `PRUNE_ROWS` of each table."""
+    now = timezone.now()
     passed: tuple[tuple[type[models.Revocation | models.Ticket | models.Kick | models.Renewal], Q], ...] = (
         (models.Revocation, Q(expires_at__lt=now - GRACE)),
         (models.Ticket, Q(expires_at__lt=now - GRACE)),
@@ -311,8 +310,7 @@ def prune() -> int:
     for model, condition in passed:
         rows = list(model._default_manager.filter(condition).values_list("pk", flat=True)[:PRUNE_ROWS])
         if rows:
-            removed += model._default_manager.filter(pk__in=rows).delete()[0]
-    return removed
+            model._default_manager.filter(pk__in=rows).delete()
 
 
 def _last(model: type[models.Kick | models.Renewal]) -> int:
