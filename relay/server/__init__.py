@@ -24,6 +24,4 @@ Extensions beyond ASGI 3, in ``scope["extensions"]``:
     server calls ``attach(transport, leftover)``, which takes the asyncio transport (``set_protocol``) and the bytes
     that came behind the handshake, and returns a future that is done when both ends are closed. If the client has gone
     before, ``attach`` is not called.
-``relay.close`` (websocket)
-    ``websocket.close`` takes the code 1005, and sends a close frame without a code.
 """

@@ -10,7 +10,6 @@ from websockets.protocol import SERVER, Protocol, State
 
 from relay.typing import Message
 
-NO_CODE = int(CloseCode.NO_STATUS_RCVD)
 VANISHED = int(CloseCode.ABNORMAL_CLOSURE)
 
 
@@ -89,15 +88,12 @@ class Messages:
             self._protocol.send_text(message["text"].encode())
 
     def close(self, code: int, reason: str) -> None:
-        """Send a close frame, without a code where it is 1005.
+        """Send a close frame.
 
         Raises:
             websockets.exceptions.ProtocolError: The code or the reason can't be in a close frame.
         """
-        if code == NO_CODE:
-            self._protocol.send_close()
-        else:
-            self._protocol.send_close(code, reason)
+        self._protocol.send_close(code, reason)
 
     def ping(self) -> None:
         self._protocol.send_ping(b"")

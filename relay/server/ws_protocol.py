@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("relay.server")
 
-_EXTENSIONS = ("websocket.http.response", "relay.cancel", "relay.close", "relay.tunnel")
+_EXTENSIONS = ("websocket.http.response", "relay.cancel", "relay.tunnel")
 _SLICE = 16_384  # bytes parsed at a time, so that a flood of tiny messages stays bounded
 _EVENTS = 64  # messages that wait for the application at most, and what one slice holds
 

@@ -41,11 +41,6 @@ def for_asgi(code: int | None) -> int:
     return NORMAL if code is None else code
 
 
-def for_relay_server(code: int | None) -> int:
-    """The code for ``websocket.close`` under a server with our extension ``relay.close``: 1005 asks for none."""
-    return NO_CODE if code is None else code
-
-
 def for_stock_daphne(code: int | None) -> int:
     """The code that says nearly the same and that stock Daphne can send.
 

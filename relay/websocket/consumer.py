@@ -203,11 +203,8 @@ class RelayConsumer(AsyncWebsocketConsumer):
         transport, early = upstream.transport, upstream.early
         if self._offered("relay.tunnel"):
             return Tunnel(transport, early, terms, self.base_send, deflate=bool(upstream.accepted.extensions))
-        close_code = close_codes.for_asgi
-        if self._offered("relay.close"):
-            close_code = close_codes.for_relay_server
-        elif not self._offered("websocket.http.response"):
-            close_code = close_codes.for_stock_daphne
+        stock_daphne = not self._offered("websocket.http.response")
+        close_code = close_codes.for_stock_daphne if stock_daphne else close_codes.for_asgi
         return MessageRelay(transport, early, terms, self.base_receive, self.base_send, close_code)
 
     def _overtaken_by(self, socket: CarriedSocket) -> Ending | None:

@@ -2,8 +2,8 @@
 
 The same promises as the tunnel's, as far as ASGI and the server can keep them: messages are whole, never fragmented;
 pings are each side's own; ``permessage-deflate`` is not offered to the backend; a close frame without a code reaches
-the client as one with 1000, but under a server with ``relay.close``. Stock Daphne drops empty messages and the reasons
-of close frames, and can send few close codes (`close_codes.for_stock_daphne`).
+the client as one with 1000. Stock Daphne drops empty messages and the reasons of close frames, and can send few close
+codes (`close_codes.for_stock_daphne`).
 """
 
 from __future__ import annotations
