@@ -13,13 +13,13 @@ from datetime import UTC, datetime
 from typing import cast
 from urllib.parse import quote
 
-from relay import access, forwarding
+from relay import access, door, forwarding
 from relay.access import Ask, Denied, Grant
 from relay.entry import Arrival, field, port_of
 from relay.forwarding import Forwarding
 from relay.identity.model import Identification, Identity
 from relay.live.masking import Masker
-from relay.refusals import Refusal
+from relay.mends import MENDS
 from relay.routing import paths
 from relay.routing.snapshot import Route, Snapshot, Url
 from relay.typing import Kind, RawHeaders, Scope
@@ -36,20 +36,6 @@ METHODS = (
 
 _FIELD = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*)")  # RFC 9110 §5.6.2, §5.5
 _LABELLED = 11  # columns of the labels on the left
-
-MENDS = {
-    "bad_request": "name the host in ALLOWED_HOSTS, or have the proxy in front pass on the one that is there",
-    "bad_path": "send the path in its plain form: every backend must read the same path in it",
-    "no_token": 'send Authorization: Bearer <token> (here: --token), or set access = "public" on the route',
-    "invalid_token": "is it signed with JWT_SECRET, or meant for another system? issue_token prints one that is valid",
-    "expired_token": "log in again, or print a fresh one with issue_token",
-    "revoked_token": "log in again; the revocations are listed in the admin",
-    "ambiguous_token": "send one token, in one place",
-    "origin_not_allowed": "add the origin in the admin or as [[origin]], if it is yours",
-    "role_required": "give the user the role where tokens are issued, or add the user's role to the route",
-    "no_route": "add a route in the admin or as [[route]], or correct the path",
-    "backend_disabled": "enable the backend in the admin",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +123,6 @@ def explain(
     rules: Forwarding,
     now: float,
     *,
-    door: Refusal | None = None,
     own: bool = False,
 ) -> str:
     """The whole story of a request, as aligned text. Tokens and cookie values are masked.
@@ -145,7 +130,6 @@ def explain(
     Args:
         who: Who asks, as the identity room found it.
         now: Unix time.
-        door: What it is refused with before anything else is looked at.
         own: The path is one of the gateway's own pages.
     """
     masker = Masker((rules.cookie, rules.query_param))
@@ -153,10 +137,8 @@ def explain(
     query = asked.scope["query_string"].decode()
     target = masker.text(ask.raw_path.decode() + (f"?{query}" if query else ""))
     rows: list[tuple[str, str]] = [("asked", f"{'WebSocket' if ask.kind == 'websocket' else ask.method} {target}")]
-    if ask.method in access.NEVER:
-        door = Refusal("method_not_allowed", f"{ask.method} is never relayed")
-    if door is not None:
-        return _aligned([*rows, *_denial_rows(ask, snapshot, Denied(door))])
+    if refusal := door.judge(asked.scope, asked.arrival):
+        return _aligned([*rows, *_denial_rows(ask, snapshot, Denied(refusal))])
     if own:
         return _aligned([*rows, ("answer", "this is a page of the gateway itself; no route is looked at")])
     verdict = access.decide(ask, snapshot, who)
@@ -276,9 +258,7 @@ def _denial_rows(ask: Ask, snapshot: Snapshot, verdict: Denied) -> list[tuple[st
     if refusal.code == "origin_not_allowed":
         allowed = [origin.origin for origin in snapshot.origins if origin.enabled]
         rows.append(("origins", ", ".join(allowed) or "none"))
-    if mend := MENDS.get(refusal.code):
-        rows.append(("mend", mend))
-    return rows
+    return [*rows, ("mend", MENDS[refusal.code])]
 
 
 def _grant_rows(

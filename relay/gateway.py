@@ -9,15 +9,13 @@ import logging
 import math
 import time
 from contextlib import suppress
-from functools import cached_property, lru_cache
+from functools import cached_property
 from urllib.parse import quote
 
-from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.handlers.asgi import ASGIHandler
-from django.http.request import split_domain_port, validate_host
 
-from relay import access
+from relay import access, door
 from relay.entry import Arrival, arrive, field
 from relay.http import cors
 from relay.http.handler import RelayHandler
@@ -33,57 +31,12 @@ from relay.websocket.refusing import close_code_of, refuse
 
 log = logging.getLogger("relay")
 
-DJANGO = ("/admin/", settings.STATIC_URL)
-"""Paths on Django's own handler with its middleware; all others skip its cost."""
-
 LARGEST_FORM = 2**20
 """Bytes of a body for Django, far above any form of the admin. Django reads it before it asks who sends it, and keeps
 what is longer than 2.5 MB in a file."""
 
-HEALTH = ("/health", "/health/live", "/health/ready")
-"""Asked by machines that know neither our names nor our limits."""
-
-UNLIMITED = frozenset({*HEALTH, "/metrics"})
-"""Paths that no rate limit touches (contract, section 7)."""
-
-
-LONGEST_HOST = 300
-"""Characters: a name has 253 at most (RFC 1035 §2.3.4), and the rule's answers are remembered."""
-
-
 START_INTERVAL = 1.0
 """Seconds between two attempts to start without a database; each of them is a line in the log."""
-
-
-def is_for_django(path: str) -> bool:
-    """Whether Django's own handler answers a request; ``/admin`` leads to the admin."""
-    return path.startswith(DJANGO) or path == "/admin"
-
-
-def is_health(path: str) -> bool:
-    """Whether a path is answered for any ``Host``, and while draining."""
-    return path in HEALTH
-
-
-def serves_while_draining(scope: Scope) -> bool:
-    """Whether a server that stops still hands a request to the application: balancers ask how we are."""
-    return scope["type"] == "http" and is_health(scope["path"])
-
-
-def at_the_door(scope: Scope, arrival: Arrival, started: bool) -> Refusal | None:
-    """Judge what no route is needed for.
-
-    Args:
-        started: Whether there is a configuration.
-    """
-    path: str = scope["path"]
-    if scope["type"] == "http" and scope["method"] in access.NEVER:
-        return Refusal("method_not_allowed", f"{scope['method']} is never relayed")
-    if not is_health(path) and (len(arrival.host) > LONGEST_HOST or not _host_allowed(arrival.host)):
-        return Refusal("bad_request", f"the host {arrival.host[:200] or '(none)'} is not in ALLOWED_HOSTS")
-    if not started and not is_health(path):
-        return Refusal("no_healthy_backend", "there is no configuration yet")
-    return None
 
 
 def refusal_fields(runtime: Runtime, headers: RawHeaders) -> RawHeaders:
@@ -132,10 +85,10 @@ class Gateway:
         if not scope.get("raw_path"):
             decoded = scope["path"].encode("utf-8", "surrogateescape")
             scope["raw_path"] = quote(decoded, safe="/!$&'()*+,;=:@~").encode()
-        if refusal := at_the_door(scope, arrival, runtime.started) or await self._over_the_limit(scope, arrival):
+        if refusal := door.judge(scope, arrival, runtime.started) or await self._over_the_limit(scope, arrival):
             return await self._refuse(scope, receive, send, refusal)
         path: str = scope["path"]
-        if kind == "http" and is_for_django(path):
+        if kind == "http" and door.is_for_django(path):
             return await self._ask_django(scope, receive, send, arrival)
         return await self._rooms[kind](scope, receive, send)
 
@@ -153,7 +106,7 @@ class Gateway:
     async def _over_the_limit(self, scope: Scope, arrival: Arrival) -> Refusal | None:
         """Count the request, where clients have a limit."""
         quotas = self.runtime.quotas
-        if quotas.rate is None or scope["path"] in UNLIMITED:
+        if quotas.rate is None or scope["path"] in door.MONITORED:
             return None
         wait = await quotas.take(arrival.client, arrival.started)
         if not wait:
@@ -213,15 +166,6 @@ class Gateway:
             return
         lacks = ["permessage-deflate", "a byte tunnel for WebSockets", "a drain"]
         log.warning("this server can't offer: %s; 'python manage.py serve' does", ", ".join(lacks))
-
-
-@lru_cache(maxsize=1024)
-def _host_allowed(host: str) -> bool:
-    """Django's own rule for ``ALLOWED_HOSTS``; an HTTP/1.0 request may come without a host where any host will do."""
-    domain, _ = split_domain_port(host)
-    if not host:
-        return "*" in settings.ALLOWED_HOSTS
-    return bool(domain) and validate_host(domain, settings.ALLOWED_HOSTS)
 
 
 class _Form:

@@ -18,7 +18,8 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.http11 import Request as HandshakeRequest
 from websockets.server import ServerProtocol
 
-from relay.gateway import Gateway, refusal_fields, serves_while_draining
+from relay.door import serves_while_draining
+from relay.gateway import Gateway, refusal_fields
 from relay.http.handler import RelayHandler
 from relay.routing.snapshot import Backend, Origin, Route, Snapshot, Url
 from relay.runtime import Runtime

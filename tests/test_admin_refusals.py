@@ -11,10 +11,10 @@ from django.test import Client
 from django.utils import timezone
 
 from relay.access import UPGRADE_LOST, origin_refused
-from relay.admin.mends import LISTED, SENTENCES, allowable
+from relay.admin.mends import LISTED, allowable
 from relay.fleet.records import refusal
+from relay.mends import MENDS
 from relay.models import Backend, Origin, RefusalRecord, Revision, Route
-from relay.refusals import KINDS
 from relay.routing import snapshot
 from tests.admin_helpers import log, messages, staff, text
 
@@ -64,7 +64,7 @@ def test_the_newest_comes_first_with_everything_that_explains_it(admin: Client) 
     response = admin.get(LIST)
     assert listed(response) == ["r1", "older"]
     said = text(response)
-    for fact in ("no_token 401", "GET /api/x", "no token in any place", SENTENCES["no_token"], "user 7", "192.0.2.1"):
+    for fact in ("no_token 401", "GET /api/x", "no token in any place", MENDS["no_token"], "user 7", "192.0.2.1"):
         assert fact in said
 
 
@@ -102,11 +102,11 @@ def test_the_filter_offers_what_is_there(admin: Client) -> None:
     assert 'href="?backend="' not in page
 
 
-@pytest.mark.parametrize("code", sorted(KINDS))
+@pytest.mark.parametrize("code", sorted(MENDS))
 def test_every_code_has_a_mend(admin: Client, code: str) -> None:
     """In the admin as in the documentation."""
     refused(code)
-    assert SENTENCES[code] in text(admin.get(LIST))
+    assert MENDS[code] in text(admin.get(LIST))
 
 
 def test_a_mend_links_to_where_it_is_done(admin: Client) -> None:

@@ -228,7 +228,7 @@ async def test_a_chunked_body_over_the_limit(backend: stack.BackendServer) -> No
 
 async def test_a_host_that_is_not_ours(gateway: stack.Stack, settings: Any) -> None:
     """Section 4: 400 everywhere but on the health pages."""
-    from relay import gateway as module
+    from relay import door as module
 
     settings.ALLOWED_HOSTS = ["gateway.test"]
     module._host_allowed.cache_clear()

@@ -11,7 +11,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from relay.gateway import HEALTH
+from relay.door import HEALTH
 from relay.server.limits import Limits
 from relay.server.workers import GRACE
 from relay.settings import RelaySettings

@@ -103,7 +103,7 @@ async def test_what_is_told_is_what_goes_out(backend, gateway):
 @pytest.mark.parametrize(
     ("request_", "options", "answer", "why", "mend"),
     [
-        pytest.param(("GET", "/api/x"), {}, "401 no_token", "no token in any place", "--token", id="without a token"),
+        pytest.param(("GET", "/api/x"), {}, "401 no_token", "no token in any place", "Bearer", id="without a token"),
         pytest.param(
             ("GET", "/api/x"), {"token": "abc"}, "401 invalid_token", "token in header", "JWT_SECRET", id="a bad token"
         ),
@@ -147,11 +147,11 @@ async def test_what_is_told_is_what_goes_out(backend, gateway):
             {"websocket": True},
             'accepted, then closed with 4401 no_token (refuse_with = "close")',
             "no token",
-            "--token",
+            "Bearer",
             id="a route that closes",
         ),
         pytest.param(
-            ("GET", "/off/x"), {"token": ALICE}, "503 backend_disabled", "off", "enable", id="a disabled backend"
+            ("GET", "/off/x"), {"token": ALICE}, "503 backend_disabled", "off", "Enable", id="a disabled backend"
         ),
         pytest.param(("GET", "/api/../x"), {}, "400 bad_path", "dot segment", "plain form", id="a bad path"),
         pytest.param(("GET", "/api/a%2Fb"), {}, "400 bad_path", "encoded slash", "plain form", id="an encoded slash"),

@@ -18,7 +18,7 @@ FLOORS = (
     ("relay.runtime",),
     ("relay.admin", "relay.asking", "relay.checkup", "relay.explain", "relay.checks", "relay.apps"),
     ("relay.websocket", "relay.http", "relay.pages", "relay.fleet"),
-    ("relay.forwarding", "relay.access"),
+    ("relay.forwarding", "relay.access", "relay.door"),
     ("relay.entry", "relay.identity"),
     ("relay.backends", "relay.shared"),
     ("relay.routing", "relay.rate"),
@@ -32,7 +32,7 @@ FLOORS = (
         "relay.identity.model",
         "relay.identity.algorithms",
     ),
-    ("relay.refusals", "relay.typing", "relay"),
+    ("relay.refusals", "relay.mends", "relay.typing", "relay"),
 )
 """Rooms, top to bottom. Rooms of one floor may know each other, but not in a circle.
 

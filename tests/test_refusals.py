@@ -8,6 +8,7 @@ import pickle
 import pytest
 
 from relay import refusals
+from relay.mends import MENDS
 from relay.refusals import KINDS, BackendError, Refusal
 
 CONTRACT = {
@@ -37,6 +38,7 @@ def test_a_code_has_its_status_and_close_code(code: str, status: int, close_code
 def test_there_are_no_other_codes() -> None:
     """They are stable: clients, logs and metrics tell them apart."""
     assert KINDS.keys() == {code for code, _, _ in ROWS}
+    assert MENDS.keys() == KINDS.keys()
 
 
 @pytest.mark.parametrize("code", KINDS)

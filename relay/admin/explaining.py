@@ -6,7 +6,6 @@ neither kept nor shown again.
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 from django.conf import settings
@@ -17,11 +16,10 @@ from django.template.response import TemplateResponse
 from django.views.decorators.debug import sensitive_post_parameters
 
 from relay import asking
-from relay.explain import METHODS, explain, question
-from relay.forwarding import Forwarding
+from relay.explain import METHODS, question
 from relay.live.masking import Masker
 from relay.models import RefusalRecord
-from relay.routing.loader import InvalidConfiguration, load_snapshot
+from relay.routing.loader import InvalidConfiguration
 
 WEBSOCKET = "WebSocket"
 """Chosen in place of a method."""
@@ -38,8 +36,7 @@ def view(request: HttpRequest) -> HttpResponse:
     if not may(request):
         raise PermissionDenied
     asked = _posted(request) if request.method == "POST" else _refused(request)
-    rules = Forwarding(settings.RELAY.jwt_cookie, settings.RELAY.jwt_query_param)
-    masker = Masker((rules.cookie, rules.query_param))
+    masker = Masker((settings.RELAY.jwt_cookie, settings.RELAY.jwt_query_param))
     context: dict[str, Any] = {
         **admin.site.each_context(request),
         "title": "Explain a request",
@@ -50,7 +47,7 @@ def view(request: HttpRequest) -> HttpResponse:
     }
     if request.method == "POST":
         try:
-            context["answer"] = _answer(asked, request.get_host(), rules)
+            context["answer"] = _answer(asked, request.get_host())
         except InvalidConfiguration as exc:
             context["problem"] = f"The configuration can't be used: {'; '.join(exc.problems)}"
         except ValueError as exc:
@@ -73,7 +70,7 @@ def _refused(request: HttpRequest) -> dict[str, str]:
     return {"method": method, "path": found.path, "origin": found.origin}
 
 
-def _answer(asked: dict[str, str], host: str, rules: Forwarding) -> str:
+def _answer(asked: dict[str, str], host: str) -> str:
     """Raises ValueError (what was typed can't be sent so), InvalidConfiguration, django.db.Error."""
     websocket = asked["method"] == WEBSOCKET
     typed = question(
@@ -84,5 +81,4 @@ def _answer(asked: dict[str, str], host: str, rules: Forwarding) -> str:
         token=asked["token"] or None,
         host=host,
     )
-    snapshot, who = load_snapshot(), asking.identify(typed.scope)
-    return explain(typed, snapshot, who, rules, time.time(), own=asking.is_own(typed))
+    return asking.answer(typed)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from urllib.parse import urlencode
 
 from django.core.exceptions import ValidationError
@@ -12,38 +11,10 @@ from django.urls import reverse
 
 from relay import validation
 from relay.access import UPGRADE_LOST
+from relay.mends import MENDS
 from relay.models import Backend, Origin, RefusalRecord, Route
 from relay.routing import snapshot
 from relay.routing.snapshot import Snapshot, normalise_origin
-
-SENTENCES: Mapping[str, str] = MappingProxyType(
-    {
-        "bad_path": "Send the path in its plain form: every backend must read the same path in it.",
-        "bad_request": "If it is the host: name it in ALLOWED_HOSTS, and have the proxy in front pass Host on.",
-        "no_token": "Log in, or look at how the client sends its token; is the cookie named as in JWT_COOKIE?",
-        "invalid_token": "Is it signed with this gateway's key, by an algorithm in JWT_ALGORITHMS, and meant for it?",
-        "expired_token": "Get a fresh token; if it was fresh, compare the clocks, or set JWT_LEEWAY.",
-        "revoked_token": "Log in again; the revocations are in the admin.",
-        "ambiguous_token": "Send one token in one place; often it is a forgotten cookie beside a fresh header.",
-        "invalid_ticket": "Get the ticket just before connecting, from the page that connects; it is good once.",
-        "origin_not_allowed": "Put the origin on the list, if the page is yours.",
-        "role_required": "Give the user the role where tokens are made, or add the user's role to the route.",
-        "no_route": "Add a route for this path and kind, or correct the path; without / at its end a route is exact.",
-        "method_not_allowed": "TRACE and CONNECT are never relayed; use another method.",
-        "body_too_large": "Raise max_body_size of the backend, or send less.",
-        "rate_limited": "Slow down, or raise RATE_LIMIT; if it is everybody at once, set TRUSTED_PROXIES.",
-        "too_many_connections": "Does the page leave sockets behind? Or raise max_connections_per_user of the route.",
-        "internal_error": "The gateway's log has more under this request id.",
-        "backend_unreachable": "Check the backend: does it run, and can it be reached from the gateway's machine?",
-        "backend_refused": "The backend itself said no: if it looks at Origin, see websocket_origin; else its own log.",
-        "backend_protocol_error": "Is it http where it should be https, or another service's port? Check the backend.",
-        "draining": "Nothing: this process was stopping. The balancer should ask /health/ready.",
-        "backend_disabled": "Enable the backend.",
-        "no_healthy_backend": "Its health path answers no 200: look at the backend, or correct health_path.",
-        "database_unavailable": "Bring the database back; whoever asked has to ask again.",
-        "backend_timeout": "The backend is slow: look at its load, or raise its limits.",
-    }
-)
 
 LISTED = "The origin is on the list meanwhile."
 
@@ -88,7 +59,7 @@ def mend(
         backends: Primary keys by name (`known_backends`).
         is_listed: Whether an origin is allowed now (`origins_in_force`).
     """
-    sentence, links, origin = SENTENCES.get(refusal.code, ""), [], allowable(refusal.origin)
+    sentence, links, origin = MENDS.get(refusal.code, ""), [], allowable(refusal.origin)
     if origin and is_listed(origin):
         sentence, origin = LISTED, ""
     if refusal.detail.endswith(UPGRADE_LOST):

@@ -8,9 +8,6 @@ from __future__ import annotations
 from relay.routing.snapshot import Snapshot
 from relay.typing import RawHeaders
 
-UNSHARED = frozenset({"/health", "/health/live", "/health/ready", "/metrics"})
-"""Own pages that no script of another origin has business with."""
-
 MAX_AGE = 600
 """Seconds a browser may keep a preflight's answer: an origin that is taken off the list soon finds out."""
 

@@ -19,6 +19,7 @@ from django.http.response import HttpResponseBase
 from django.urls import ResolverMatch, get_resolver
 from django.utils.functional import cached_property
 
+from relay.door import MONITORED
 from relay.http import cors, journal
 from relay.http.request import ClientGone, RelayRequest
 from relay.http.response import RelayedResponse, raw_headers, refused, send_body
@@ -117,13 +118,13 @@ class RelayHandler(ASGIHandler):
         """Whether to answer here, before anybody asks for a token: browsers send none with it (Fetch, §3.2.2)."""
         return (
             cors.is_preflight(request.method, request.raw_headers)
-            and request.path not in cors.UNSHARED
+            and request.path not in MONITORED
             and request.origin is not None
             and self._runtime.snapshot.allows(request.origin)
         )
 
     def _fields(self, request: RelayRequest, response: HttpResponseBase) -> RawHeaders:
         fields = raw_headers(response, request.arrival.request_id)
-        if request.path in cors.UNSHARED:
+        if request.path in MONITORED:
             return fields
         return cors.share(fields, request.origin, self._runtime.snapshot)

@@ -9,7 +9,7 @@ from typing import Any
 from django.urls import URLPattern, get_resolver
 from django.urls.resolvers import RoutePattern
 
-from relay.gateway import UNLIMITED, is_for_django
+from relay.door import MONITORED, is_for_django
 from relay.live import log as events
 from relay.runtime import Runtime
 from relay.tracing.calls import TracedClient, traced
@@ -78,7 +78,7 @@ class Tracing:
 
 def is_apart(path: str) -> bool:
     """Whether an HTTP request is not traced."""
-    return path in UNLIMITED or is_for_django(path)
+    return path in MONITORED or is_for_django(path)
 
 
 def with_trace_id(record: logging.LogRecord) -> bool:

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 from django import db
-from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from relay.asking import identify, is_own, own_host
+from relay.asking import answer, own_host
 from relay.database import trouble
-from relay.explain import explain, question
-from relay.forwarding import Forwarding
-from relay.gateway import at_the_door
-from relay.routing.loader import InvalidConfiguration, load_snapshot
+from relay.explain import question
+from relay.routing.loader import InvalidConfiguration
 
 
 class Command(BaseCommand):
@@ -48,12 +44,8 @@ class Command(BaseCommand):
         except ValueError as exc:
             raise CommandError(str(exc), returncode=2) from exc
         try:
-            snapshot = load_snapshot()
-            who = identify(asked.scope)
+            self.stdout.write(answer(asked))
         except InvalidConfiguration as exc:
             raise CommandError(f"the configuration can't be used\n{exc}") from exc
         except db.Error as exc:
             raise CommandError(trouble(exc)) from exc
-        rules = Forwarding(settings.RELAY.jwt_cookie, settings.RELAY.jwt_query_param)
-        door = at_the_door(asked.scope, asked.arrival, started=True)
-        self.stdout.write(explain(asked, snapshot, who, rules, time.time(), door=door, own=is_own(asked)))

@@ -123,7 +123,8 @@ class Command(BaseCommand):
         self, opened: list[Opened], rest: list[str], supervisor: int | None = None, keeper: str | None = None
     ) -> None:
         from gatewaysite.asgi import runtime
-        from relay.gateway import refusal_fields, serves_while_draining
+        from relay.door import serves_while_draining
+        from relay.gateway import refusal_fields
         from relay.server.cli import CommandLineInterface, UsageError
         from relay.server.host import Hooks
         from relay.server.lifespan import StartupFailed
