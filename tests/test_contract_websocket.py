@@ -369,7 +369,7 @@ async def test_kicked_in_the_admin(carrier: str) -> None:
     async with relayed(carrier, observed(ends)) as gateway:
         async with gateway.websocket() as client:
             gateway.runtime.on_kicks([KickEntry("user", "1")])
-            assert await closed(client) == (KICKED.client_code, "disconnected by an administrator")
+            assert await closed(client) == (KICKED.code, "disconnected by an administrator")
             assert (await ends.next())[0] == 1001
 
 
@@ -394,7 +394,7 @@ async def test_drain(carrier: str) -> None:
     async with relayed(carrier, observed(ends), drain_seconds=0.2) as gateway:
         async with gateway.websocket() as client:
             gateway.runtime.drain()
-            assert await closed(client) == (DRAIN.client_code, "service restart")
+            assert await closed(client) == (DRAIN.code, "service restart")
             assert (await ends.next())[0] == 1001
 
 

@@ -468,15 +468,15 @@ async def test_the_gateway_ends_it(ending: Ending) -> None:
     async with tunnelled() as it:
         it.tunnel.end(ending)
         it.tunnel.end(Ending(4999))
-        assert (await it.client.next()).close == (ending.client_code, ending.client_reason)
+        assert (await it.client.next()).close == (ending.code, ending.reason)
         assert (await it.backend.next()).close == (1001, "")
         it.client.send(TEXT, b"dropped")
-        it.client.close(ending.client_code)
+        it.client.close(ending.code)
         assert await it.client.end() == "end"
         it.backend.close(1001)
         it.backend.leave()
         assert await it.backend.end() == "end"
-        assert (await it.closed()) == Outcome(ending.client_code, ending.client_reason, "gateway")
+        assert (await it.closed()) == Outcome(ending.code, ending.reason, "gateway")
 
 
 @on_both_loops

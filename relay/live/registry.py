@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:  # for the types only: at run time this room imports no other
     from relay.identity.model import Identity
     from relay.routing.snapshot import Backend, Route, Url
-    from relay.typing import ClosedBy, Traffic
+    from relay.typing import Traffic
 
 RouteKey = tuple[str, str, tuple[str, ...]]
 """(kind, path, methods): what makes a route the same route in two configurations."""
@@ -30,12 +30,10 @@ _TICK = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How the gateway ends a socket: what each side is told (RFC 6455 §7.4)."""
+    """How the gateway ends a socket: what the client is told (RFC 6455 §7.4); a backend hears 1001 of all of them."""
 
-    client_code: int
-    client_reason: str = ""
-    backend_code: int = 1001
-    by: ClosedBy = "gateway"
+    code: int
+    reason: str = ""
 
 
 EXPIRED = Ending(4401, "token expired")

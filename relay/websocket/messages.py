@@ -104,9 +104,9 @@ class MessageRelay:
         """End it on behalf of the gateway. Returns at once; the first ending counts."""
         if self.ending is None:
             self._settle(
-                Outcome(ending.client_code, ending.client_reason, ending.by),
-                for_client=Close(ending.client_code, ending.client_reason),
-                for_backend=Close(ending.backend_code),
+                Outcome(ending.code, ending.reason, "gateway"),
+                for_client=Close(ending.code, ending.reason),
+                for_backend=Close(close_codes.GOING_AWAY),
             )
             for way in self._ways:
                 way.cancel()

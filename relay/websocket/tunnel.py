@@ -121,14 +121,14 @@ class Tunnel:
 
     def end(self, ending: Ending) -> None:
         """End it on behalf of the gateway. Returns at once; the first ending counts."""
-        if self._settle(Outcome(ending.client_code, ending.client_reason, ending.by)):
+        if self._settle(Outcome(ending.code, ending.reason, "gateway")):
             self._ordered = ending
             if self._attached:
                 self._tell_both(ending)
 
     def _tell_both(self, ending: Ending) -> None:
-        self.client.tell(ending.client_code, ending.client_reason)
-        self.backend.tell(ending.backend_code)
+        self.client.tell(ending.code, ending.reason)
+        self.backend.tell(close_codes.GOING_AWAY)
 
     def judged(self, leg: Leg) -> None:
         """Act on the scanner's verdict: the leg's close frame, which has been passed on, or its violation."""
