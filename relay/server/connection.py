@@ -8,8 +8,12 @@ import select
 import socket
 import struct
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+from relay.typing import Scope
 
 if TYPE_CHECKING:
+    from relay.server.head import Head
     from relay.server.host import Host
 
 _RESET = struct.pack("ii", 1, 0)  # linger on, for 0 s
@@ -61,6 +65,22 @@ class Connection(asyncio.Protocol):
         self.reading = True
         self._unsent = 0
         self._unsent_since = 0.0
+
+    def _scope(self, head: Head, **own: Any) -> Scope:
+        """ASGI's scope for a head: what both protocols have in common, and what is one's own."""
+        path = head.raw_path.decode("ascii")
+        return {
+            "asgi": {"version": "3.0", "spec_version": "2.5"},
+            "http_version": "1.1" if head.minor else "1.0",
+            "path": unquote(path) if "%" in path else path,
+            "raw_path": head.raw_path,
+            "query_string": head.query or b"",
+            "root_path": self.host.root_path,
+            "headers": head.headers,
+            "client": self.client,
+            "server": self.server,
+            **own,
+        }
 
     # Backpressure:
 

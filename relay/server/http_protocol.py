@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING, cast
-from urllib.parse import unquote
 
 from relay.refusals import Refused
 from relay.server import body, handshake
@@ -12,7 +11,6 @@ from relay.server.connection import Connection, address
 from relay.server.exchange import Exchange
 from relay.server.head import Head, HeadReader, extensions
 from relay.server.ws_protocol import WebSocketProtocol
-from relay.typing import Scope
 
 if TYPE_CHECKING:
     from relay.server.host import Host
@@ -102,7 +100,13 @@ class HTTPProtocol(Connection):
     def _start(self, head: Head) -> None:
         host = self.host
         self._body = body.reader(head.length, host.limits)
-        scope = self._scope(head)
+        scope = self._scope(
+            head,
+            type="http",
+            method=head.method,
+            scheme="https" if self.secure else "http",
+            extensions=extensions(head, "relay.cancel"),
+        )
         if host.draining and not host.hooks.serves_while_draining(scope):
             self.refuse(Refused("the server is stopping", code="draining"), head)
             return
@@ -112,24 +116,6 @@ class HTTPProtocol(Connection):
             self.deadline = self.loop.time() + host.limits.leave_time
         self._exchange = Exchange(self, head, scope)
         host.create_application(self._exchange)
-
-    def _scope(self, head: Head) -> Scope:
-        path = head.raw_path.decode("ascii")
-        return {
-            "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.5"},
-            "http_version": "1.1" if head.minor else "1.0",
-            "method": head.method,
-            "scheme": "https" if self.secure else "http",
-            "path": unquote(path) if "%" in path else path,
-            "raw_path": head.raw_path,
-            "query_string": head.query or b"",
-            "root_path": self.host.root_path,
-            "headers": head.headers,
-            "client": self.client,
-            "server": self.server,
-            "extensions": extensions(head, "relay.cancel"),
-        }
 
     def _upgrade(self, head: Head, rest: bytes) -> None:
         try:

@@ -10,7 +10,6 @@ import enum
 import logging
 from collections import deque
 from typing import TYPE_CHECKING
-from urllib.parse import unquote
 
 from relay.refusals import Refused
 from relay.server import handshake
@@ -18,7 +17,7 @@ from relay.server.connection import Connection
 from relay.server.head import Head, extensions
 from relay.server.messages import Messages, disconnect
 from relay.server.response import ApplicationError, Response
-from relay.typing import Message, Scope
+from relay.typing import Message
 
 if TYPE_CHECKING:
     from relay.server.http_protocol import HTTPProtocol
@@ -67,7 +66,13 @@ class WebSocketProtocol(Connection):
         self.transport, self.reading, self.secure = connection.transport, connection.reading, connection.secure
         self.client, self.server, self.writable = connection.client, connection.server, connection.writable
         self.offered = handshake.subprotocols(head.headers)
-        self.scope = self._scope(head)
+        self.scope = self._scope(
+            head,
+            type="websocket",
+            scheme="wss" if self.secure else "ws",
+            subprotocols=self.offered,
+            extensions=extensions(head, *_EXTENSIONS),
+        )
         self.task: asyncio.Task[None] | None = None
         self._head, self._key = head, key
         self._state = _State.CONNECTING
@@ -88,24 +93,6 @@ class WebSocketProtocol(Connection):
             self.pause_reading()
         self.host.connections.add(self)
         self.host.create_application(self)
-
-    def _scope(self, head: Head) -> Scope:
-        path = head.raw_path.decode("ascii")
-        return {
-            "type": "websocket",
-            "asgi": {"version": "3.0", "spec_version": "2.5"},
-            "http_version": "1.1",
-            "scheme": "wss" if self.secure else "ws",
-            "path": unquote(path) if "%" in path else path,
-            "raw_path": head.raw_path,
-            "query_string": head.query or b"",
-            "root_path": self.host.root_path,
-            "headers": head.headers,
-            "client": self.client,
-            "server": self.server,
-            "subprotocols": self.offered,
-            "extensions": extensions(head, *_EXTENSIONS),
-        }
 
     # From the transport:
 
