@@ -14,7 +14,7 @@ import pytest
 
 from relay.live.registry import CONFIG_CHANGED, DRAIN, EXPIRED, KICKED, REVOKED, Ending
 from relay.routing.snapshot import Rate
-from relay.typing import Message
+from relay.typing import Message, Traffic
 from relay.websocket import legs
 from relay.websocket.carrier import Outcome, Terms
 from relay.websocket.lifetime import Limits
@@ -477,6 +477,23 @@ async def test_the_gateway_ends_it(ending: Ending) -> None:
         it.backend.leave()
         assert await it.backend.end() == "end"
         assert (await it.closed()) == Outcome(ending.code, ending.reason, "gateway")
+
+
+@on_both_loops
+@SIDES
+async def test_what_is_dropped_is_not_counted(side: str) -> None:
+    """A side may go on sending for 5 s without answering the close: none of it arrives, so none of it is told."""
+    masked = side == "client"
+    async with tunnelled() as it:
+        it[side].send(TEXT, b"passed")
+        assert (await it.other(side).next()).payload == b"passed"
+        it.tunnel.end(REVOKED)
+        await it[side].next()
+        leg = it.tunnel.client if masked else it.tunnel.backend
+        for _ in range(20):
+            it[side].write(frame(BINARY, b"x" * 100_000, masked=masked))
+        await until(lambda: leg.scanner.messages == 21)
+        assert it.tunnel.traffic == (Traffic(1, 0, 6, 0) if masked else Traffic(0, 1, 0, 6))
 
 
 @on_both_loops

@@ -58,6 +58,7 @@ class Leg(asyncio.BufferedProtocol):
 
     __slots__ = (
         "_buffer",
+        "_carried",
         "_limits",
         "_loop",
         "_now",
@@ -92,6 +93,7 @@ class Leg(asyncio.BufferedProtocol):
         self._timer: asyncio.TimerHandle | None = None
         self.full = False
         self._unsent = 0  # bytes that waited for it when it was last looked at
+        self._carried: tuple[int, int] | None = None  # kept from when the other side was told that all is over
         self.waiting = b""
         self.tunnel, self.name, self.scanner = tunnel, name, scanner
         self.bucket: TokenBucket | None = None
@@ -147,16 +149,30 @@ class Leg(asyncio.BufferedProtocol):
         messages, frames = scanner.messages, scanner.frames
         if peer.waiting and len(data) >= scanner.need:
             end = scanner.need
-            peer.write(scanner.feed(data[:end]))
+            self._pass(data[:end])
             data = data[end:]
             peer.boundary()
-        peer.write(scanner.feed(data))
+        self._pass(data)
         if self.bucket is not None:
             self.bucket.spend(scanner.messages - messages)
         if scanner.frames != frames or scanner.need:
             self.tunnel.lifetime.active = self.heard
         if scanner.verdict is not None and not self.said:
             self.tunnel.judged(self)
+
+    def _pass(self, data: bytes) -> None:
+        """Pass it on; once the other side was told that all is over, it is only searched for a close frame."""
+        if not (self.peer.told or self.peer.gone):
+            if passed := self.scanner.feed(data):
+                self.peer.transport.write(passed)
+        else:
+            self._carried = self.carried
+            self.scanner.feed(data)
+
+    @property
+    def carried(self) -> tuple[int, int]:
+        """Messages and bytes of their payload that were passed on."""
+        return self._carried or (self.scanner.messages, self.scanner.payload_bytes)
 
     def eof_received(self) -> bool:
         """The end of TCP from this side; kept open the other way while it is owed an answer to its close frame."""
@@ -174,11 +190,6 @@ class Leg(asyncio.BufferedProtocol):
         self.tunnel.left(self, str(exc or ""))
 
     # Writing
-
-    def write(self, data: bytes) -> None:
-        """Write unless it was told that all is over."""
-        if data and not (self.told or self.gone):
-            self.transport.write(data)
 
     def pause_writing(self) -> None:
         self.full = True

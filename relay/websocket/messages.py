@@ -133,12 +133,13 @@ class MessageRelay:
             if isinstance(event, str | bytes):
                 kind = "text" if isinstance(event, str) else "bytes"
                 self.lifetime.active = self._loop.time()
-                self._messages_to_client += 1
-                self._bytes_to_client += len(event.encode() if isinstance(event, str) else event)
                 try:
                     await self._send({"type": "websocket.send", kind: event})
                 except OSError as exc:  # ASGI: the client has left
                     self._disconnected({"code": close_codes.ABNORMAL, "reason": str(exc)})
+                    return
+                self._messages_to_client += 1
+                self._bytes_to_client += len(event.encode() if isinstance(event, str) else event)
             else:
                 self._backend_ended(event)
 

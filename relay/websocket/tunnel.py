@@ -114,8 +114,8 @@ class Tunnel:
     @property
     def traffic(self) -> Traffic:
         """What it has carried so far."""
-        up, down = self.client.scanner, self.backend.scanner
-        return Traffic(up.messages, down.messages, up.payload_bytes, down.payload_bytes)
+        (messages_up, bytes_up), (messages_down, bytes_down) = self.client.carried, self.backend.carried
+        return Traffic(messages_up, messages_down, bytes_up, bytes_down)
 
     # What ends it
 
