@@ -22,7 +22,7 @@ from relay.websocket.tunnel import Tunnel
 from tests.ws_helpers import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, Got, Peer, frame, on_both_loops, text
 
 CODES = [None, 1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014, 3000, 4401, 4999]
-PATIENT = Limits(ping=60, pong=60, frame=60, close=60)
+PATIENT = Limits(ping=60, pong=60, frame=60, close=60, tcp=60)
 """Limits that no test waits for: what happens under them happens at once."""
 
 SIDES = pytest.mark.parametrize("side", ["client", "backend"])
@@ -265,8 +265,11 @@ async def test_a_close_that_is_not_answered_is_answered_by_the_gateway(side: str
 
 @on_both_loops
 async def test_a_backend_that_keeps_tcp_open_is_cut() -> None:
-    """Its server should end TCP first (RFC 6455 §7.1.1); nobody waits for ever. The client is free at once."""
-    async with tunnelled(limits=Limits(close=0.05)) as it:
+    """Its server should end TCP first (RFC 6455 §7.1.1); nobody waits for ever, least of all a drain.
+
+    The client is free at once.
+    """
+    async with tunnelled(limits=Limits(close=60, tcp=0.05)) as it:
         it.client.close(1000)
         await it.backend.next()
         it.backend.close(1000)

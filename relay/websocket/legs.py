@@ -271,7 +271,7 @@ class Leg(asyncio.BufferedProtocol):
         if self.name == "client":
             self._shut()
         else:
-            self._after(self._limits.close, self.transport.abort)
+            self._after(self._limits.tcp, self._shut)
 
     def cut(self) -> None:
         """End TCP without a close frame."""

@@ -27,13 +27,15 @@ class Limits:
         ping: After so much silence a side is pinged.
         pong: Without a byte for so long after a ping, a side has vanished.
         frame: A close by the gateway waits so long for the end of a frame in flight.
-        close: A close frame is to be answered, and TCP to be ended, within this.
+        close: A close frame is to be answered within this, and what is left to be sent.
+        tcp: A backend may leave TCP open for so long behind both close frames.
     """
 
     ping: float = 20.0
     pong: float = 30.0
     frame: float = 1.0
     close: float = 5.0
+    tcp: float = 1.0
 
 
 DEFAULT_LIMITS = Limits()
