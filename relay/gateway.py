@@ -138,7 +138,7 @@ class Gateway:
         denied = access.Denied(refusal, match.route if match is not None else None)
         arrival: Arrival = scope["relay"]
         close_code = close_code_of(refusal, denied.route)
-        Journal(self.runtime.metrics, arrival, scope["path"], None).refused(denied, close_code)
+        Journal(self.runtime.metrics, scope).refused(denied, close_code)
         await receive()
         with suppress(OSError):  # ASGI: the client has left
             await refuse(scope, send, refusal, close_code, arrival.request_id)

@@ -232,6 +232,26 @@ async def test_a_backends_close_reaches_the_client(carrier: str, code: int, even
     assert (event["close_code"], event["closed_by"]) == (code, "backend")
 
 
+@pytest.mark.parametrize("side", ["client", "backend"])
+async def test_a_close_reason_that_repeats_a_cookie_is_masked_in_the_log(
+    carrier: str, side: str, events: Events
+) -> None:
+    """Section 9, whoever repeats it, as it was sent or decoded, also cut; the other side gets it as it is."""
+    cookies = "sid=sessionsecretvalue123; name=J%C3%A4germeister; q=verylongcookievalue"
+    reason = "bye sessionsecretvalue123, Jägermeister, verylongcook"
+    ends = Ends()
+    first = ws_helpers.close(4000, reason) if side == "backend" else b""
+    async with relayed(carrier, observed(ends, first)) as it:
+        async with it.websocket(additional_headers={**bearer(), "Cookie": cookies}) as client:
+            if side == "client":
+                await client.close(4000, reason)
+                assert await ends.next() == (4000, reason)
+            else:
+                assert await closed(client) == (4000, reason)
+    event = events.one("ws.close")
+    assert (event["close_code"], event["reason"]) == (4000, "bye ***, ***, ***")
+
+
 async def test_a_close_without_a_code(carrier: str) -> None:
     """It stays one, in both directions; to the client, as far as ASGI has a word for it."""
     ends = Ends()

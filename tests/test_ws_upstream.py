@@ -310,7 +310,8 @@ async def test_secrets_that_a_backend_repeats_are_masked() -> None:
     body = b"you sent " + TOKEN.encode() + b" and c00kie-value-of-alice and " + b"0123456789" * 8 + b"." + cookie[:20]
     answer = b"HTTP/1.1 401 %b\r\nContent-Length: %d\r\n\r\n%b" % (TOKEN.encode(), len(body) + 1000, body)
     cut = b"HTTP/1.1 400 no\r\nContent-Length: 5000\r\n\r\n" + b"c00kie-value-of"
-    for data in (answer, cut):
+    chosen = YES + b"Sec-WebSocket-Protocol: c00kie-value-of-alice\r\n\r\n"
+    for data in (answer, cut, chosen):
         async with answering(saying(data)) as (backend, _):
             failed = str(await failure(backend, headers=[(b"cookie", cookie)]))
         assert "***" in failed

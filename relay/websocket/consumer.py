@@ -55,7 +55,7 @@ class RelayConsumer(AsyncWebsocketConsumer):
         self.arrival: Arrival = scope["relay"]
         self.who: Identification = scope["identity"]
         self.snapshot: Snapshot = self.runtime.snapshot
-        self.journal = Journal(self.runtime.metrics, self.arrival, scope["path"], self.who.identity)
+        self.journal = Journal(self.runtime.metrics, scope)
         if (await receive())["type"] == "websocket.connect":
             await self.connect()
 

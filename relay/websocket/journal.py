@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from relay.access import Denied, Grant
 from relay.entry import Arrival
-from relay.identity.model import Identity
+from relay.identity.model import Identification
 from relay.live import log
 from relay.refusals import BackendError
-from relay.typing import Traffic
-from relay.websocket import close_codes
+from relay.typing import Scope, Traffic
+from relay.websocket import close_codes, secrets
 from relay.websocket.carrier import Outcome
 from relay.websocket.socket import CarriedSocket
 
@@ -23,11 +23,14 @@ class Journal:
     """Writes for one handshake and the socket that comes of it.
 
     Args:
-        path: Decoded, without the query.
+        scope: Of the handshake, after it was asked who sends it.
     """
 
-    def __init__(self, metrics: Metrics, arrival: Arrival, path: str, identity: Identity | None) -> None:
-        self._metrics, self._arrival, self._path = metrics, arrival, path
+    def __init__(self, metrics: Metrics, scope: Scope) -> None:
+        self._metrics, self._scope = metrics, scope
+        self._arrival: Arrival = scope["relay"]
+        self._who: Identification = scope["identity"]
+        identity = self._who.identity
         self._user_id = identity.user_id if identity is not None else None
 
     def refused(self, denied: Denied, close_code: int | None) -> None:
@@ -38,7 +41,7 @@ class Journal:
         log.ws_refused(
             request_id=self._arrival.request_id,
             client=self._arrival.client,
-            path=self._path,
+            path=self._scope["path"],
             status=refusal.status,
             close_code=close_code,
             code=refusal.code,
@@ -86,7 +89,7 @@ class Journal:
         log.ws_open(
             request_id=self._arrival.request_id,
             client=self._arrival.client,
-            path=self._path,
+            path=self._scope["path"],
             route=socket.route.path,
             backend=socket.backend.name,
             duration=self._passed(),
@@ -109,9 +112,16 @@ class Journal:
             duration=self._passed(),
             traffic=socket.traffic,
             user_id=self._user_id,
-            reason=outcome.reason,
-            detail=outcome.detail,
+            reason=self._masked(outcome.reason),
+            detail=self._masked(outcome.detail),
         )
+
+    def _masked(self, text: str) -> str:
+        """What a peer had a part in, without what this handshake must keep to itself."""
+        if not text:
+            return text
+        own = secrets.of_handshake(self._scope, self._who)
+        return secrets.masked(text.encode(errors="backslashreplace"), own).decode(errors="backslashreplace")
 
     def _passed(self) -> float:
         return time.monotonic() - self._arrival.started

@@ -14,12 +14,10 @@ from relay.forwarding import Forwarding
 from relay.identity.model import Identification
 from relay.routing.snapshot import Url
 from relay.typing import RawHeaders, Scope
-from relay.websocket import deflate
+from relay.websocket import deflate, secrets
 
 _EXCERPT = 200
 """Bytes of a refusing answer's body that go to the log."""
-_SHORTEST_SECRET = 3
-"""Shorter cookie values are no secrets, and masking them would make a log line unreadable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +90,14 @@ class Opening:
             return "without Connection: Upgrade"
         if fields.get(b"sec-websocket-accept") != [accept_key(key.decode()).encode()]:
             return "with a Sec-WebSocket-Accept that does not belong to the key"
-        chosen = b", ".join(fields.get(b"sec-websocket-protocol", ())).decode("latin-1")
+        protocol = b", ".join(fields.get(b"sec-websocket-protocol", ()))
+        chosen = protocol.decode("latin-1")
         if chosen and chosen not in self.subprotocols:
-            return f"with the subprotocol {chosen!r}; offered: {', '.join(self.subprotocols) or 'none'}"
+            return f"with the subprotocol {self.excerpt(protocol)}; offered: {', '.join(self.subprotocols) or 'none'}"
         extensions = b", ".join(fields.get(b"sec-websocket-extensions", ()))
         if extensions and not deflate.answers(extensions, self.deflate_offers):
             offered = b", ".join(offer.text for offer in self.deflate_offers).decode("latin-1")
-            return f"with the extension {extensions.decode('latin-1')!r}; offered: {offered or 'none'}"
+            return f"with the extension {self.excerpt(extensions)}; offered: {offered or 'none'}"
         crossing = [
             field
             for field in forwarding.response_headers(headers)
@@ -108,26 +107,14 @@ class Opening:
 
     def excerpt(self, data: bytes) -> str:
         """The first bytes of an answer for the log, without this request's own token and cookie values."""
-        for secret in sorted(self.secrets, key=len, reverse=True):
-            data = data.replace(secret, b"***")
-            for length in range(len(secret) - 1, _SHORTEST_SECRET, -1):  # cut off where we stopped reading
-                if data.endswith(secret[:length]):
-                    data = data[:-length] + b"***"
-                    break
+        data = secrets.masked(data, self._secrets)
         return repr(data[:_EXCERPT].decode(errors="backslashreplace"))
 
     @property
     def excerpt_size(self) -> int:
         """Bytes to read for an excerpt: a secret that begins in it must be seen whole."""
-        return _EXCERPT + min(max(map(len, self.secrets), default=0), 16384)
+        return _EXCERPT + min(max(map(len, self._secrets), default=0), 16384)
 
     @property
-    def secrets(self) -> set[bytes]:
-        """What a backend may repeat and nobody may log: tokens, credentials, cookie values."""
-        found = {presented.value.encode("latin-1", "replace") for presented in self.who.presented}
-        for name, value in self.scope["headers"]:
-            if name == b"cookie":
-                found.update(pair.partition(b"=")[2].strip().strip(b'"') for pair in value.split(b";"))
-            elif name == b"authorization":
-                found.add(value.strip().rpartition(b" ")[2])
-        return {value for value in found if len(value) >= _SHORTEST_SECRET}
+    def _secrets(self) -> list[bytes]:
+        return secrets.of_handshake(self.scope, self.who)
