@@ -18,7 +18,7 @@ _SHORTEST = 3
 
 
 def of_handshake(scope: Scope, who: Identification) -> list[bytes]:
-    """Its tokens, ticket, credentials and cookie values, as they were sent and as a backend reads them; longest first."""
+    """Its tokens, ticket, credentials and cookie values, as sent and as a backend reads them; longest first."""
     found = {presented.value.encode("latin-1", "replace") for presented in who.presented}
     found.update(ticket.encode("latin-1") for ticket in parameters(scope["query_string"], TICKET))
     for name, value in scope["headers"]:
