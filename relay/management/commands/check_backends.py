@@ -7,18 +7,19 @@ from typing import Any
 
 from django import db
 from django.conf import settings
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
 from relay import checkup
 from relay.asking import identify, own_host
 from relay.database import trouble
 from relay.explain import question
 from relay.forwarding import Forwarding
+from relay.management.command import GatewayCommand
 from relay.routing.loader import InvalidConfiguration, load_snapshot
 from relay.routing.snapshot import Snapshot
 
 
-class Command(BaseCommand):
+class Command(GatewayCommand):
     help = (
         "Check name, TCP, TLS, health path and WebSocket handshakes of each backend; print a table, and for each "
         "failure its cause and what to try. Exit status 1 if anything fails."

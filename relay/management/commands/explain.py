@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from django import db
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
 from relay.asking import answer, own_host
 from relay.database import trouble
 from relay.explain import question
+from relay.management.command import GatewayCommand
 from relay.routing.loader import InvalidConfiguration
 
 
-class Command(BaseCommand):
+class Command(GatewayCommand):
     help = (
         "Say which route a request matches, who gets in, where it would go and with which headers, or why it is "
         "refused and what mends it. Nothing is sent."

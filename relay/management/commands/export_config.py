@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from django import db
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
 from relay.database import trouble
+from relay.management.command import GatewayCommand
 from relay.models import Backend, Origin, Route
 from relay.routing import toml
 
 
-class Command(BaseCommand):
+class Command(GatewayCommand):
     help = "Print backends, routes and origins as TOML; importing it again changes nothing. Defaults are left out."
     requires_system_checks = ()
 

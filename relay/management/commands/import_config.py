@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from django import db
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
 from relay import checks
 from relay.database import trouble
+from relay.management.command import GatewayCommand
 from relay.routing import changes, toml
 
 
-class Command(BaseCommand):
+class Command(GatewayCommand):
     help = (
         "Apply a TOML file of backends, routes and origins: all of it or nothing, and without a restart. "
         "Each row of the file is set as a whole, what it leaves out to the default; other rows stay, but for --prune."

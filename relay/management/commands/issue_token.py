@@ -7,17 +7,18 @@ from argparse import ArgumentTypeError
 from typing import Any
 
 from django.conf import settings
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
 from relay.identity.errors import TokenError
 from relay.identity.keys import configured
 from relay.identity.tokens import Verifier
+from relay.management.command import GatewayCommand
 from relay.settings import RelaySettings
 
 LONGEST = 10 * 365 * 24 * 3600  # s
 
 
-class Command(BaseCommand):
+class Command(GatewayCommand):
     help = "Print a token signed with JWT_SECRET, on a line of its own, that this gateway accepts until it expires."
     requires_system_checks = ()
 

@@ -11,7 +11,7 @@ import jwt
 from django import db
 from django.conf import settings
 from django.core.exceptions import ValidationError
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
 from relay.database import trouble
 from relay.identity import revocation
@@ -19,13 +19,14 @@ from relay.identity.claims import Claims
 from relay.identity.errors import TokenError
 from relay.identity.model import Identity, fingerprint
 from relay.identity.tokens import Verifier
+from relay.management.command import GatewayCommand
 from relay.routing.watch import RevocationEntry
 from relay.settings import RelaySettings
 
 STDIN = "-"
 
 
-class Command(BaseCommand):
+class Command(GatewayCommand):
     help = (
         "End the access of one token, or of every token that a user has been given up to now. "
         "Every process on this database follows within a second, and closes the open sockets."

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from django.conf import settings
 from django.core import checks
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.db import Error as DatabaseError
 from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
@@ -24,6 +24,7 @@ from django.db.migrations.executor import MigrationExecutor
 from relay import __version__, database
 from relay.checks import line
 from relay.live import lines, log, metrics
+from relay.management.command import GatewayCommand, manage
 from relay.server import workers as supervision
 from relay.server.endpoints import Endpoint, EndpointError, Opened, adopt, descriptions
 from relay.server.notify import READY, STOPPING, notify
@@ -34,7 +35,7 @@ logger = logging.getLogger("relay.server")
 APPLICATION = "gatewaysite.asgi:application"
 
 
-class Command(BaseCommand):
+class Command(GatewayCommand):
     help = "Serve the gateway. Daphne's other options are taken as well: --root-path, --http-timeout, ..."
     requires_system_checks = ()  # they come one line each, and behind the migrations
 
@@ -109,7 +110,7 @@ class Command(BaseCommand):
             connection.close()
         if missing:
             there = f"{len(missing)} migrations are missing in the database {database.place()}"
-            raise CommandError(f"{there}; run: {_manage()} migrate")
+            raise CommandError(f"{there}; run: {manage(sys.argv[0])} migrate")
         for problem in problems:
             if not problem.is_serious():
                 logger.warning("%s", line(problem))
@@ -156,7 +157,7 @@ class Command(BaseCommand):
         try:
             CommandLineInterface().run([*rest, APPLICATION], opened, hooks, settings.RELAY.drain_seconds)
         except UsageError as exc:
-            raise CommandError(f"{exc}; see {_manage()} serve --help", returncode=2) from None
+            raise CommandError(f"{exc}; see {manage(sys.argv[0])} serve --help", returncode=2) from None
         except StartupFailed as exc:
             raise CommandError(str(exc)) from None
 
@@ -203,10 +204,6 @@ def _directory() -> tempfile.TemporaryDirectory[str]:
         return tempfile.TemporaryDirectory(prefix="gateway-")
     except OSError as exc:
         raise CommandError(f"--workers needs a directory to write to ({exc.strerror}); mount one at /tmp") from None
-
-
-def _manage() -> str:
-    return f"python {os.path.basename(sys.argv[0])}"
 
 
 def _leave(status: int) -> NoReturn:
