@@ -33,7 +33,7 @@ def test_a_bad_command_line_is_one_line(
 
 def test_called_by_a_program_it_is_an_exception() -> None:
     """`call_command` ends no process."""
-    with pytest.raises(CommandError, match="required: FILE; see python manage.py import_config --help") as error:
+    with pytest.raises(CommandError, match=r"required: FILE; see python manage\.py import_config --help") as error:
         call_command("import_config")
     assert error.value.returncode == 2
 
