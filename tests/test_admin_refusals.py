@@ -127,6 +127,14 @@ def test_a_mend_links_to_where_it_is_done(admin: Client) -> None:
     assert admin.get(links["r3"][0][1]).context["adminform"].form.initial["kind"] == "websocket"
 
 
+@pytest.mark.parametrize("code", ["no_token", "invalid_token", "role_required"])
+def test_for_the_metrics_no_user_needs_anything(admin: Client, code: str) -> None:
+    """The page has a token of its own, and no role opens it."""
+    refused(code, path="/metrics")
+    (row,) = admin.get(LIST).context["cl"].result_list
+    assert "METRICS_TOKEN" in row.mend.sentence
+
+
 def test_a_handshake_that_lost_its_upgrade_needs_no_route(admin: Client) -> None:
     """There is one; the proxy is where it is mended."""
     refused("no_route", path="/ws", detail=f"no http route matches GET '/ws'; {UPGRADE_LOST}")

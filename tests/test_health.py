@@ -21,7 +21,7 @@ from relay.backends.connector import Connector
 from relay.entry import arrive
 from relay.gateway import Gateway
 from relay.identity import jwks
-from relay.pages.metrics import on_this_machine
+from relay.pages.metrics import NOT_FROM_ELSEWHERE, on_this_machine
 from relay.pages.openapi import DOCUMENT
 from relay.refusals import KINDS
 from relay.routing.snapshot import Snapshot
@@ -305,14 +305,22 @@ async def test_with_a_metrics_token_whoever_has_it_gets_the_page(backend, events
         pytest.param("127.0.0.0/8", {"X-Forwarded-For": "127.0.0.1"}, 200, id="from this machine, by a trusted one"),
     ],
 )
-async def test_without_a_metrics_token_only_loopback_clients_get_the_page(backend, trusted, headers, status):
-    """Contract, section 7: loopback means the client after ``TRUSTED_PROXIES``; 403 for the rest."""
+async def test_without_a_metrics_token_only_loopback_clients_get_the_page(backend, events, trusted, headers, status):
+    """Contract, section 7: loopback means the client after ``TRUSTED_PROXIES``; 403 for the rest, who read why."""
     proxies = (ip_network(trusted),) if trusted else ()
     async with stack.gateway(stack.snapshot(backend.url), trusted_proxies=proxies) as gateway:
         answer = await gateway.request("/metrics", headers=headers)
     assert answer.status == status
     if status == 403:
+        assert (answer.code, answer.json["error"]) == ("role_required", NOT_FROM_ELSEWHERE)
         assert b"relay_" not in answer.body
+        detail = events.one("http.refused")["detail"]
+        assert "METRICS_TOKEN is not set" in detail
+        assert detail.endswith(
+            "this one is 203.0.113.7"
+            if trusted
+            else "this one is 127.0.0.1, through a proxy that TRUSTED_PROXIES does not name"
+        )
 
 
 @pytest.mark.parametrize(

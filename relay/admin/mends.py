@@ -18,6 +18,7 @@ from relay.routing.snapshot import Snapshot, normalise_origin
 
 LISTED = "The origin is on the list meanwhile."
 
+ABOUT_METRICS = frozenset({"invalid_token", "no_token", "role_required"})
 ABOUT_ROUTE = frozenset({"role_required", "too_many_connections"})
 ABOUT_BACKEND = frozenset(
     {
@@ -64,6 +65,8 @@ def mend(
         sentence, origin = LISTED, ""
     if refusal.detail.endswith(UPGRADE_LOST):
         sentence = "Have the proxy in front pass Upgrade and Connection on, if this was a handshake."
+    elif refusal.path == "/metrics" and refusal.code in ABOUT_METRICS:
+        sentence = "Set METRICS_TOKEN, and have Prometheus send it as Authorization: Bearer."
     elif refusal.code == "no_route":
         known = {"path": refusal.path, "kind": refusal.kind}
         links.append(("Add a route", f"{reverse('admin:relay_route_add')}?{urlencode(known)}"))

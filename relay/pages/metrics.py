@@ -16,6 +16,8 @@ from relay.pages.methods import only
 from relay.refusals import Refusal
 from relay.typing import RawHeaders
 
+NOT_FROM_ELSEWHERE = "Metrics are for the gateway's own machine; set METRICS_TOKEN to read them from elsewhere."
+
 
 @only("GET", "HEAD")
 async def metrics(request: RelayRequest) -> HttpResponseBase:
@@ -34,7 +36,11 @@ def _refusal(request: RelayRequest) -> Refusal | None:
     if not wanted:
         if on_this_machine(request.arrival, request.raw_headers):
             return None
-        return Refusal("role_required", "METRICS_TOKEN is not set, so only loopback clients get the metrics")
+        client = request.arrival.client or "(unix socket)"
+        if _comes_from_a_stranger(request.arrival, request.raw_headers):
+            client += ", through a proxy that TRUSTED_PROXIES does not name"
+        detail = f"METRICS_TOKEN is not set, so only loopback clients get the metrics; this one is {client}"
+        return Refusal("role_required", detail, said=NOT_FROM_ELSEWHERE)
     scheme, _, given = (request.field(b"authorization") or "").strip().partition(" ")
     if scheme.lower() != "bearer" or not given:
         return Refusal("no_token", "the metrics want Authorization: Bearer with METRICS_TOKEN")
@@ -52,7 +58,7 @@ def on_this_machine(arrival: Arrival, headers: RawHeaders) -> bool:
     A proxy on this machine that is not in ``TRUSTED_PROXIES`` makes everybody look like one: what it forwards doesn't
     count. Neither does a Unix socket's peer, who has no address.
     """
-    if not arrival.peer_trusted and any(name in _BY_A_PROXY for name, _ in headers):
+    if _comes_from_a_stranger(arrival, headers):
         return False
     try:
         address = ip_address(arrival.client)
@@ -60,3 +66,8 @@ def on_this_machine(arrival: Arrival, headers: RawHeaders) -> bool:
         return False
     mapped = address.ipv4_mapped if address.version == 6 else None
     return (mapped or address).is_loopback
+
+
+def _comes_from_a_stranger(arrival: Arrival, headers: RawHeaders) -> bool:
+    """Whether a proxy passed it on that nobody told us of."""
+    return not arrival.peer_trusted and any(name in _BY_A_PROXY for name, _ in headers)
