@@ -25,6 +25,7 @@ from django.core.exceptions import ValidationError
 from gatewaysite.variables import Reader, SettingsError, environment
 from relay import validation
 from relay.identity import algorithms
+from relay.identity.places import TICKET
 from relay.routing.snapshot import Rate
 from relay.settings import RelaySettings
 
@@ -89,6 +90,9 @@ def _tokens(reader: Reader, debug: bool) -> dict[str, Any]:
     names = reader.words("JWT_ALGORITHMS", _DEFAULTS.jwt_algorithms)
     _check_keys(reader, debug, secret, previous, public_key, jwks_url, names)
     cookie = _token_place(reader, "JWT_COOKIE", _DEFAULTS.jwt_cookie)
+    query_param = _token_place(reader, "JWT_QUERY_PARAM", _DEFAULTS.jwt_query_param)
+    if query_param == TICKET.decode():
+        reader.problems.append(f"JWT_QUERY_PARAM: {query_param!r} is the parameter of tickets; take another name")
     return {
         "jwt_secret": secret,
         "jwt_previous_secret": previous,
@@ -105,7 +109,7 @@ def _tokens(reader: Reader, debug: bool) -> dict[str, Any]:
         "jwt_email_claim": reader.text("JWT_EMAIL_CLAIM") or _DEFAULTS.jwt_email_claim,
         "jwt_role_claim": reader.text("JWT_ROLE_CLAIM") or _DEFAULTS.jwt_role_claim,
         "jwt_cookie": cookie,
-        "jwt_query_param": _token_place(reader, "JWT_QUERY_PARAM", _DEFAULTS.jwt_query_param),
+        "jwt_query_param": query_param,
     }
 
 

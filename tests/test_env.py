@@ -128,6 +128,7 @@ def test_a_variable_is_read(tmp_path: Path, name: str, text: str, field: str, va
         ("JWT_COOKIE", "töken", "no plain name"),
         ("JWT_QUERY_PARAM", "a&b", "no plain name"),
         ("JWT_QUERY_PARAM", "a#b", "no plain name"),
+        ("JWT_QUERY_PARAM", "ticket", "the parameter of tickets; take another name"),
         ("MAIN_SERVICE_URL", "app:9000", "must begin with http://"),
         ("MAIN_SERVICE_URL", "http://app/?x", "query"),
         ("ALLOWED_ORIGINS", "https://a.test/", "more than an origin"),
