@@ -488,6 +488,20 @@ async def test_a_cookie_without_a_name_is_not_cleared(backend):
 
 
 @pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("name", ["__Host-auth", "__Secure-auth", "__host-auth"])
+async def test_a_cookie_with_a_prefix_is_always_cleared_as_a_secure_one(backend, name):
+    """Browsers ignore any other (RFC 6265bis §4.1.3), and TLS may have ended before a proxy that does not say so."""
+    async with stack.gateway(stack.snapshot(backend.url), jwt_cookie=name) as gateway:
+        for status, text in ((200, token()), (401, token(exp=1))):
+            answer = await gateway.request("/gateway/logout", "POST", {"Cookie": f"{name}={text}"})
+            assert answer.status == status
+            name_and_value, *attributes = answer.get("set-cookie").split("; ")
+            assert name_and_value in (f'{name}=""', f"{name}=")
+            assert {"Max-Age=0", "Path=/", "Secure"} <= set(attributes)
+            assert not [attribute for attribute in attributes if attribute.startswith("Domain")]
+
+
+@pytest.mark.django_db(transaction=True)
 async def test_over_https_the_cookie_is_cleared_as_a_secure_one(backend):
     """A browser keeps a Secure cookie that an insecure one would replace (RFC 6265bis §5.7)."""
     from ipaddress import ip_network

@@ -21,6 +21,10 @@ from relay.pages.posts import for_token_holders
 STALE = frozenset({"invalid_token", "expired_token", "revoked_token"})
 """Refusals of a token that nobody can log out of any more. Of two different valid ones, neither is to be lost."""
 
+SECURE_PREFIXES = ("__host-", "__secure-")
+"""Browsers take a cookie so named only with ``Secure`` (RFC 6265bis §4.1.3), however plain the way to us looks: TLS may
+end before a proxy that says nothing of it. ``__Host-`` also wants ``Path=/`` and no ``Domain``, as here."""
+
 
 async def logout(request: RelayRequest) -> HttpResponseBase:
     """Revoke the token everywhere, and clear the cookie; one whose token counts no more is cleared with the refusal.
@@ -60,6 +64,6 @@ def _cleared_cookie(request: RelayRequest) -> SimpleCookie:
     """``JWT_COOKIE`` with nothing in it, for a browser to forget; none where cookies are not looked at."""
     response = HttpResponse()
     if name := request.runtime.settings.jwt_cookie:
-        secure = request.arrival.scheme == "https"
+        secure = request.arrival.scheme == "https" or name.lower().startswith(SECURE_PREFIXES)
         response.set_cookie(name, "", max_age=0, path="/", secure=secure, httponly=True, samesite="Lax")
     return response.cookies
