@@ -145,6 +145,10 @@ async def two_lengths(seen: Seen, reader: Reader, writer: Writer) -> None:
     writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab")
 
 
+async def another_version(seen: Seen, reader: Reader, writer: Writer) -> None:
+    writer.write(b"HTTP/2.0 200 OK\r\nContent-Length: 2\r\n\r\nab")
+
+
 async def silence(seen: Seen, reader: Reader, writer: Writer) -> None:
     await reader.read()
 
@@ -157,6 +161,7 @@ async def silence(seen: Seen, reader: Reader, writer: Writer) -> None:
         pytest.param(resets_inside_the_head, 502, "backend_protocol_error", "", id="it resets inside the head"),
         pytest.param(switches, 502, "backend_protocol_error", "101", id="it switches protocols unasked"),
         pytest.param(two_lengths, 502, "backend_protocol_error", "", id="its framing is ambiguous"),
+        pytest.param(another_version, 502, "backend_protocol_error", "HTTP/2.0", id="it answers in HTTP/2.0"),
         pytest.param(silence, 504, "backend_timeout", "0.2 s", id="it says nothing"),
     ],
 )

@@ -331,6 +331,8 @@ async def test_secrets_that_a_backend_repeats_are_masked() -> None:
         pytest.param(YES[:40], "close", "closed the connection inside its answer", id="cut inside the head"),
         pytest.param(YES[:40], "reset", "inside its answer", id="reset inside the head"),
         pytest.param(b"SSH-2.0-OpenSSH_9.6\r\n", "wait", "it sent 'SSH-2.0-OpenSSH_9.6", id="another protocol"),
+        pytest.param(YES.replace(b"1.1", b"2.0") + b"\r\n", "wait", "it answered in HTTP/2.0", id="a 101 in HTTP/2.0"),
+        pytest.param(b"HTTP/0.9 403 No\r\n\r\nbody", "wait", "it answered in HTTP/0.9", id="a 403 in HTTP/0.9"),
         pytest.param(b"HTTP/1.1 101 X\nUpgrade: websocket\n\n", "wait", "no valid HTTP answer", id="bare line feeds"),
         pytest.param(YES + b"A : b\r\n\r\n", "wait", "no valid HTTP answer", id="a space before the colon"),
         pytest.param(YES + b"A: b\r\n c\r\n\r\n", "wait", "no valid HTTP answer", id="a folded field"),

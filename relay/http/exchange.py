@@ -29,6 +29,9 @@ CONTINUE_WITHIN = 1.0
 IDLE = 4.0
 """Seconds a connection may wait for its next request: below the 5 s after which uvicorn and Node close theirs."""
 
+_VERSIONS = ("1.1", "1.0")
+"""The parser takes 0.9 and 2.0 as well; whoever writes those in a status line speaks something else (RFC 9112 §2.3)."""
+
 _NOTED = frozenset({b"transfer-encoding", b"keep-alive", b"content-type", b"content-length"})
 _KEEP_ALIVE = re.compile(rb"(?i)\btimeout\s*=\s*\"?(\d{1,9})")
 
@@ -198,6 +201,9 @@ class Exchange:
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
+        version = self._parser.get_http_version()
+        if version not in _VERSIONS:
+            self._reject(f"a response in HTTP/{version}")
         if status < 200:
             self._interim(status)
             return

@@ -168,11 +168,14 @@ class _Answer(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         if self.head.done():
             return
-        status = self._parser.get_status_code()
+        status, version = self._parser.get_status_code(), self._parser.get_http_version()
+        if version not in ("1.1", "1.0"):
+            self._fail(f"it answered in HTTP/{version}")
+            return
         if 100 <= status < 200 and status != 101:  # an interim answer: the real one is still to come
             self.reason, self.headers = b"", []
             return
-        self.status, self.http_version = status, self._parser.get_http_version()
+        self.status, self.http_version = status, version
         self.head.set_result(None)
 
     def on_body(self, data: bytes) -> None:
