@@ -8,12 +8,12 @@ from types import FrameType
 
 
 def call_off(number: int, frame: FrameType | None) -> None:
-    """There is nothing to drain yet, and the exit status of `serve` behind a signal is 0."""
+    """Exit with 0, as `serve` does after a signal: there is nothing to drain yet."""
     sys.exit(0)
 
 
 def end(number: int, frame: FrameType | None) -> None:
-    """What SIGTERM does to any other process."""
+    """Exit as any other process does on SIGTERM."""
     sys.exit(128 + number)
 
 
@@ -21,10 +21,10 @@ def main() -> None:
     # Before anything is imported, which takes a second.
     if sys.argv[1:2] == ["serve"]:
         for stop in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(stop, call_off)  # until it serves, and asks for them itself
+            signal.signal(stop, call_off)  # until the server installs its own handlers
     elif os.getpid() == 1:
-        # A container's first process gets only the signals that it asks for: one that is stopped while it migrates
-        # would hear nothing, and be killed 10 s later.
+        # A container's first process gets only the signals that it handles: without a handler, one stopped during
+        # migrate would not notice, and be killed 10 s later.
         signal.signal(signal.SIGTERM, end)
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "gatewaysite.settings")
     from django import db
@@ -34,10 +34,10 @@ def main() -> None:
     try:
         execute_from_command_line(sys.argv)
     except ImproperlyConfigured as exc:
-        # Settings that don't parse are the operator's to mend: one line for each, no traceback.
+        # Settings that don't parse are for the operator to fix: one line each, no traceback.
         sys.exit(str(exc))
     except db.Error as exc:
-        # Django's own commands too: migrate, createsuperuser, check.
+        # From Django's own commands too: migrate, createsuperuser, check.
         if "--traceback" in sys.argv:
             raise
         from relay.database import trouble

@@ -22,13 +22,13 @@ from relay.websocket.consumer import RelayConsumer  # noqa: E402
 
 try:
     runtime = Runtime(settings.RELAY)
-except ValueError as exc:  # a key that can't be used
+except ValueError as exc:  # an unusable key
     raise ImproperlyConfigured(str(exc)) from None
 gateway = Gateway(runtime, RelayHandler(runtime), RelayConsumer.as_asgi(runtime=runtime))
 application: ASGIApp = gateway
 
 if settings.RELAY.traces:
-    os.environ.update(settings.RELAY.traces)  # OpenTelemetry reads its variables itself, some of them as it is imported
+    os.environ.update(settings.RELAY.traces)  # OpenTelemetry reads its variables itself, some at import
     try:
         from relay.tracing.layer import trace
 
@@ -42,7 +42,7 @@ if "daphne.server" in sys.modules and "relay.server.server" not in sys.modules:
     def _without_query(log: AccessLogGenerator, *, request: str, **fields: Any) -> None:
         _write_entry(log, request=request.partition("?")[0], **fields)
 
-    # Its access log is no logger of Python's, and a query may hold a token.
+    # Daphne's access log does not go through Python's logging, and a query may hold a token.
     _write_entry, AccessLogGenerator.write_entry = AccessLogGenerator.write_entry, _without_query
     gateway.server_is_known = True
     _warning = under_stock_daphne()

@@ -1,6 +1,6 @@
 """The environment, read once into typed values (the contract, section 2).
 
-Every problem is reported at once, and each names its variable and the mend; no value of a secret is ever shown.
+All problems are reported together, each with the variable's name and the fix. The value of a secret is never shown.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _HOST_PATTERN = re.compile(r"\*|\.?[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*|\[[0-9A-Fa-f:
 
 @dataclass(frozen=True, slots=True)
 class SiteSettings:
-    """What Django is told."""
+    """What Django itself needs."""
 
     debug: bool
     secret_key: str = field(repr=False)
@@ -52,10 +52,10 @@ def read(variables: Mapping[str, str], base: Path) -> tuple[SiteSettings, RelayS
     """Read and check everything.
 
     Args:
-        base: The project's directory; a relative SQLite path and the generated ``SECRET_KEY`` lie below it.
+        base: The project's directory. A relative SQLite path is resolved against it.
 
     Raises:
-        SettingsError: With a line for each variable that can't be used.
+        SettingsError: One line for each problem found.
     """
     reader = Reader(variables)
     debug = reader.flag("DEBUG")
@@ -77,7 +77,7 @@ def read(variables: Mapping[str, str], base: Path) -> tuple[SiteSettings, RelayS
         traces=_traces(reader),
     )
     if relay.demo and not debug:
-        reader.problems.append("DEMO: the demo page hands out tokens; it needs DEBUG=1, and never runs in production")
+        reader.problems.append("DEMO: the demo page hands out tokens; it needs DEBUG=1, and is not for production")
     if reader.problems:
         raise SettingsError(reader.problems)
     return site, relay
@@ -114,20 +114,20 @@ def _tokens(reader: Reader, debug: bool) -> dict[str, Any]:
 
 
 def _token_place(reader: Reader, name: str, default: str) -> str:
-    """The name of a cookie or parameter; set but empty turns the place off."""
+    """The name of a cookie or query parameter; an empty value turns that place off."""
     value = reader.text(name, default)
     if not re.fullmatch(r"[A-Za-z0-9._-]*", value):
-        reader.problems.append(f"{name}: {value!r} is no plain name; use letters, digits, - and _")
+        reader.problems.append(f"{name}: {value!r} is not a plain name; use letters, digits, - and _")
     return value
 
 
 def _check_keys(
     reader: Reader, debug: bool, secret: str, previous: str, public_key: str, jwks_url: str, names: tuple[str, ...]
 ) -> None:
-    """Exactly one kind of key, and only algorithms that belong to it: an HMAC over a public key is a forgery."""
+    """Allow exactly one kind of key, with algorithms of that kind: anyone can sign an HMAC with a public key."""
     known = algorithms.HMAC + algorithms.ASYMMETRIC
     if not names:
-        reader.problems.append("JWT_ALGORITHMS: names none; leave it out for HS256")
+        reader.problems.append("JWT_ALGORITHMS: the list is empty; remove the variable to get HS256")
     for name in names:
         if name not in known:
             reader.problems.append(f"JWT_ALGORITHMS: {name!r} is not one of {', '.join(known)}")
@@ -136,16 +136,16 @@ def _check_keys(
     if public_key or jwks_url:
         variable = "JWT_PUBLIC_KEY" if public_key else "JWT_JWKS_URL"
         if hmac:
-            mend = "name only those of your key, for example RS256"
-            reader.problems.append(f"JWT_ALGORITHMS: {', '.join(hmac)} can't stand beside {variable}; {mend}")
+            fix = "list only algorithms that suit your key, for example RS256"
+            reader.problems.append(f"JWT_ALGORITHMS: {', '.join(hmac)} can't be combined with {variable}; {fix}")
         if public_key and jwks_url:
             reader.problems.append("JWT_JWKS_URL: JWT_PUBLIC_KEY is set too; keep one")
         if public_key and (fault := _fault_of(public_key, asymmetric)):
             reader.problems.append(f"JWT_PUBLIC_KEY: {fault}")
         return
     if not secret:
-        mend = " (or JWT_PUBLIC_KEY, or JWT_JWKS_URL); make one: openssl rand -base64 48"
-        reader.required("JWT_SECRET", mend, "JWT_PUBLIC_KEY", "JWT_JWKS_URL")
+        fix = " (or JWT_PUBLIC_KEY, or JWT_JWKS_URL); generate one: openssl rand -base64 48"
+        reader.required("JWT_SECRET", fix, "JWT_PUBLIC_KEY", "JWT_JWKS_URL")
         return
     if asymmetric:
         reader.problems.append(
@@ -160,7 +160,7 @@ def _check_keys(
 
 
 def _fault_of(public_key: str, names: list[str]) -> str:
-    """Why the key can't be used with any of the algorithms; empty if it can with one."""
+    """Why the key can't be used with any of the algorithms; empty if it works with at least one."""
     if "PRIVATE KEY" in public_key:
         return "this is a private key; give the public one"
     if "-----BEGIN" not in public_key:
@@ -173,7 +173,7 @@ def _fault_of(public_key: str, names: list[str]) -> str:
 
 
 def _valid(reader: Reader, name: str, values: tuple[str, ...], validate: Callable[[str], str]) -> tuple[str, ...]:
-    """The values in normal form, by the rule of the admin; a problem for each that breaks it."""
+    """The values in normal form, judged by the admin's own rule; each invalid one adds a problem."""
     valid = []
     for value in values:
         try:
@@ -195,7 +195,7 @@ def _networks(reader: Reader, name: str) -> tuple[IPv4Network | IPv6Network, ...
         try:
             networks.append(ip_network(word, strict=False))
         except ValueError:
-            reader.problems.append(f"{name}: {word!r} is no network; write for example 10.0.0.0/8")
+            reader.problems.append(f"{name}: {word!r} is not a network; write for example 10.0.0.0/8")
     return tuple(networks)
 
 
@@ -207,7 +207,7 @@ def _rate(reader: Reader, name: str) -> Rate | None:
 
 
 def _url(reader: Reader, name: str, schemes: tuple[str, ...], *, logs_in: bool = True) -> str:
-    # Of a bad value, only the name is told: it may hold a password.
+    # For a bad value only the variable's name is reported: the value may hold a password.
     value = reader.text(name)
     if value and not any(value.startswith(f"{scheme}://") for scheme in schemes):
         reader.problems.append(f"{name}: must begin with " + " or ".join(f"{scheme}://" for scheme in schemes))
@@ -216,14 +216,16 @@ def _url(reader: Reader, name: str, schemes: tuple[str, ...], *, logs_in: bool =
             parts = urlsplit(value)
             _ = parts.port
             if "@" in parts.netloc and not logs_in:
-                reader.problems.append(f"{name}: a user or password before the host would not be sent; leave it out")
-        except ValueError:  # the client libraries would say so too, but with a traceback
-            reader.problems.append(f"{name}: the host or port is none; write for example {schemes[0]}://host:port/…")
+                reader.problems.append(f"{name}: a user or password before the host would not be sent; remove it")
+        except ValueError:  # the client libraries would report it too, but with a traceback
+            reader.problems.append(
+                f"{name}: the host or port is not valid; write for example {schemes[0]}://host:port/…"
+            )
     return value
 
 
 def _traces(reader: Reader) -> dict[str, str]:
-    """OpenTelemetry's variables for its SDK, which reads them itself; none of them where no traces are sent."""
+    """OpenTelemetry's variables, for its SDK to read; empty if no traces are sent."""
     common = _url(reader, "OTEL_EXPORTER_OTLP_ENDPOINT", ("http", "https"))
     own = _url(reader, "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", ("http", "https"))
     exporter = reader.choice("OTEL_TRACES_EXPORTER", ("otlp", "none"), "otlp") if common or own else "none"
@@ -248,53 +250,53 @@ def _protocol(reader: Reader, name: str) -> str:
             raise ValueError
         return text
 
-    return reader.parsed(name, parse, "", "http/protobuf, which is the one built in; collectors take it at port 4318")
+    return reader.parsed(name, parse, "", "http/protobuf, the only one built in; collectors accept it on port 4318")
 
 
 def _is_installed(module: str) -> bool:
     try:
         return importlib.util.find_spec(module) is not None
-    except ImportError:  # a package that it is in is not there either
+    except ImportError:  # its parent package is not installed either
         return False
 
 
 def _database(reader: Reader, base: Path) -> dict[str, Any]:
     url = reader.text("DATABASE_URL") or "sqlite:///data/gateway.sqlite3"
     if url.partition("://")[0] not in ("sqlite", "postgres", "postgresql"):
-        # Nothing of the value: it may hold a password.
+        # The value is not shown: it may hold a password.
         reader.problems.append(f"DATABASE_URL: {_DATABASES}")
         url = "sqlite:///data/gateway.sqlite3"
     try:
         config: dict[str, Any] = dict(dj_database_url.parse(url, conn_max_age=60, conn_health_checks=True))
     except (ValueError, dj_database_url.ParseError):
-        reader.problems.append(f"DATABASE_URL: can't be read; {_DATABASES}")
+        reader.problems.append(f"DATABASE_URL: can't be parsed; {_DATABASES}")
         return {}
     if config["ENGINE"] == "django.db.backends.sqlite3" and config["NAME"] != ":memory:":
         path = base / config["NAME"]
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as exc:
-            reader.problems.append(f"DATABASE_URL: can't make the directory {path.parent}: {exc.strerror}")
+            reader.problems.append(f"DATABASE_URL: can't create the directory {path.parent}: {exc.strerror}")
         config["NAME"] = str(path)
-        # Writers wait for each other instead of failing at once, and readers for none (SQLite, "WAL").
+        # Writers wait for each other instead of failing at once; readers never wait (SQLite, "WAL").
         config["OPTIONS"] = {
             "timeout": 10,
             "transaction_mode": "IMMEDIATE",
             "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL",
         }
     elif config["ENGINE"] == "django.db.backends.postgresql":
-        # A network that swallows packets must not hold the watcher for minutes (libpq; seconds, milliseconds).
+        # A network that swallows packets must not block the watcher for minutes (libpq; seconds, milliseconds).
         config["OPTIONS"] = {"connect_timeout": 5, "tcp_user_timeout": 5000, **config.get("OPTIONS", {})}
     return config
 
 
 def _secret_key(reader: Reader, debug: bool, database: dict[str, Any]) -> str:
-    """Django's key; with ``DEBUG=1`` generated once and kept beside the SQLite file, so logins survive a restart."""
+    """Django's key. With ``DEBUG=1`` it is generated once and kept beside the SQLite file: logins survive a restart."""
     key = reader.text("SECRET_KEY")
     if key:
         return key
     if not debug:
-        reader.required("SECRET_KEY", "; make one: openssl rand -base64 48")
+        reader.required("SECRET_KEY", "; generate one: openssl rand -base64 48")
         return ""
     if database.get("ENGINE") != "django.db.backends.sqlite3" or database["NAME"] == ":memory:":
         return secrets.token_urlsafe(48)
@@ -303,12 +305,12 @@ def _secret_key(reader: Reader, debug: bool, database: dict[str, Any]) -> str:
         return _kept(path)
     except (OSError, UnicodeDecodeError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) else "it is not text"
-        reader.problems.append(f"SECRET_KEY: can't keep a generated one in {path}: {reason}; set SECRET_KEY")
+        reader.problems.append(f"SECRET_KEY: can't store a generated key in {path}: {reason}; set SECRET_KEY")
         return ""
 
 
 def _kept(path: Path) -> str:
-    """The key in a file that its owner alone can read. Of processes that start at once, one makes it, whole."""
+    """The key from a file that only its owner can read; among processes that start together, one creates it."""
     if not path.exists():
         descriptor, fresh = tempfile.mkstemp(dir=path.parent)  # mode 0600
         with open(descriptor, "w", encoding="utf-8") as file:
@@ -328,5 +330,5 @@ def _allowed_hosts(reader: Reader, debug: bool) -> list[str]:
         reader.required("ALLOWED_HOSTS", f"; {example}")
     for host in hosts:
         if not _HOST_PATTERN.fullmatch(host):
-            reader.problems.append(f"ALLOWED_HOSTS: {host!r} is no host; {example} (no scheme, port or path)")
+            reader.problems.append(f"ALLOWED_HOSTS: {host!r} is not a host; {example} (no scheme, port or path)")
     return hosts

@@ -1,4 +1,4 @@
-"""Django's settings, all from the environment (`gatewaysite.env`)."""
+"""Django's settings; everything configurable comes from the environment (`gatewaysite.env`)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ INSTALLED_APPS = [
     "django.contrib.staticfiles",
     *(["demo"] if RELAY.demo else []),
 ]
-# Only the admin comes this way; relayed paths have a handler of their own (relay.http.handler).
+# Only the admin uses these; relayed paths have their own handler (relay.http.handler).
 MIDDLEWARE = [
     "relay.admin.security.guard",
     "django.middleware.security.SecurityMiddleware",
@@ -69,12 +69,12 @@ LANGUAGE_CODE = "en"
 TIME_ZONE = "UTC"
 FORMAT_MODULE_PATH = ["gatewaysite.formats"]
 USE_TZ = True
-STATIC_URL = "/gateway/static/"  # below the gateway's own paths: /static/ is the backends'
-# The admin's files are served from where they are installed: nothing to collect, in a checkout as in an image.
+STATIC_URL = "/gateway/static/"  # below the gateway's own paths: /static/ belongs to the backends
+# The admin's files are served from where they are installed: there is no collectstatic step, in a checkout or an image.
 WHITENOISE_USE_FINDERS = True
 WHITENOISE_AUTOREFRESH = False
 
-# The scheme is the client's, as relay.entry found it out from trusted proxies; no field of a stranger decides it.
+# The scheme is the client's, as relay.entry determined it; only fields from trusted proxies can change it.
 SECURE_CONTENT_TYPE_NOSNIFF = True
 X_FRAME_OPTIONS = "DENY"
 CSRF_FAILURE_VIEW = "relay.admin.security.refused_form"

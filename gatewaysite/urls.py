@@ -1,4 +1,4 @@
-"""Which view answers: the gateway's own paths first, everything else belongs to the relay."""
+"""The URL configuration: the gateway's own paths first; everything else goes to the relay."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from relay.pages import health, logout, metrics, openapi, session, ticket
 
 
 def no_such_file(request: HttpRequest) -> HttpResponse:
-    """Below `STATIC_URL` only WhiteNoise answers; what it lacks must not fall through to the relay's view."""
+    """Only WhiteNoise serves paths below `STATIC_URL`; a missing file must not fall through to the relay's view."""
     return HttpResponseNotFound("There is no such file.\n", content_type="text/plain; charset=utf-8")
 
 

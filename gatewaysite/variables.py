@@ -1,7 +1,7 @@
-"""Variables, one by one: from the environment, from files and from ``.env``, with all that is wrong about them.
+"""Read variables from the environment, from files and from ``.env``, collecting every problem with them.
 
-``NAME_FILE`` gives a file that holds the value of ``NAME`` (container secrets); ``.env`` in the working directory is
-read as well, real variables win.
+``NAME_FILE`` names a file that holds the value of ``NAME`` (container secrets). ``.env`` in the working directory is
+read as well; real variables take precedence.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class SettingsError(Exception):
-    """The environment can't be used; `problems` has a line for each reason."""
+    """The environment can't be used; `problems` has one line for each reason."""
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
@@ -24,10 +24,10 @@ class SettingsError(Exception):
 
 
 def environment(real: Mapping[str, str], directory: Path) -> dict[str, str]:
-    """The real variables over those of ``.env`` in a directory; ``NAME`` and ``NAME_FILE`` are one variable here.
+    """The real variables, and those of the directory's ``.env`` that they don't set, as ``NAME`` or ``NAME_FILE``.
 
     Raises:
-        SettingsError: If there is a ``.env`` that can't be read.
+        SettingsError: ``.env`` exists but can't be read.
     """
     path = directory / ".env"
     try:
@@ -41,7 +41,7 @@ def environment(real: Mapping[str, str], directory: Path) -> dict[str, str]:
 
 
 class Reader:
-    """Reads variables one by one and collects what is wrong with them."""
+    """Reads variables one by one and collects the problems found."""
 
     def __init__(self, variables: Mapping[str, str]) -> None:
         self.variables = variables
@@ -49,7 +49,7 @@ class Reader:
         self._unreadable: set[str] = set()
 
     def text(self, name: str, default: str = "") -> str:
-        """The value, or that of the file which ``NAME_FILE`` names (surrounding white space dropped)."""
+        """The value, or the content of the file that ``NAME_FILE`` names, without surrounding white space."""
         path, value = self.variables.get(f"{name}_FILE", ""), self.variables.get(name, default)
         if path:
             if self.variables.get(name):
@@ -61,7 +61,7 @@ class Reader:
                 return self._unread(name, f"{name}_FILE: can't read {path}: {reason}", default)
             if not value.strip():
                 return self._unread(name, f"{name}_FILE: {path} is empty", default)
-        if any("\ud800" <= c <= "\udfff" for c in value):  # how Python shows bytes of the environment that are no text
+        if any("\ud800" <= c <= "\udfff" for c in value):  # how Python shows undecodable bytes
             return self._unread(name, f"{name}: its value is not UTF-8 text", default)
         return value.strip()
 
@@ -71,12 +71,12 @@ class Reader:
         return default
 
     def required(self, name: str, sentence: str, *instead: str) -> None:
-        """Say that a variable needs a value, unless why it, or one that would do instead, has none was said already."""
+        """Report that a variable needs a value, unless it or an alternative was already reported as unreadable."""
         if self._unreadable.isdisjoint({name, *instead}):
             self.problems.append(f"{name}: required{sentence}")
 
     def parsed(self, name: str, parse: Callable[[str], T], default: T, expected: str) -> T:
-        """The value as `parse` gives it; a ValueError of it becomes a problem that says what is expected."""
+        """The value as `parse` returns it; a ValueError from `parse` becomes a problem that says what is expected."""
         text = self.text(name)
         if not text:
             return default

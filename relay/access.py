@@ -1,4 +1,4 @@
-"""May they, and where to? The only place that lets anyone in, for HTTP and WebSocket alike. Pure.
+"""Decide who may make a request, and where it goes: the only such place, for HTTP and WebSocket alike. Pure.
 
 The order is the contract's (section 4): path, route, origin, identity, role, backend.
 """
@@ -15,25 +15,25 @@ from relay.routing.snapshot import DEFAULT_PORTS, Backend, Match, Route, Snapsho
 from relay.typing import Kind
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-"""They change nothing (RFC 9110 §9.2.1), so a cross-site request may carry a cookie with them."""
+"""Methods that change nothing (RFC 9110 §9.2.1), so a cross-site request may carry a cookie with them."""
 
 NEVER = frozenset({"TRACE", "CONNECT"})
-"""They would show the backend's view of the request to a script, or make the gateway an open relay."""
+"""Never relayed: they would show a script the backend's view of the request, or make the gateway an open relay."""
 
 UPGRADE_LOST = "if it was a handshake, the proxy in front has to pass Upgrade and Connection"
-"""In the detail of a refusal."""
+"""Part of a refusal's detail."""
 
-_ORIGINS_COMPARED = 20  # for the nearest one in a log line; a stranger decides how often it is written
-_SHOWN = 200  # characters of what a stranger wrote, in a log line
+_ORIGINS_COMPARED = 20  # to find the nearest one for a log line; strangers decide how often that happens
+_SHOWN = 200  # characters of a stranger's text, in a log line
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """What a request or handshake wants.
+    """What a request or handshake asks for.
 
     Attributes:
-        raw_path: As it was sent, without the query; it is what crosses, so it is what is judged.
-        origin: The ``Origin`` field's value, None if none was sent. Several are joined, and so never allowed.
+        raw_path: The path as sent, without the query: it is what the backend gets, so it is what is judged.
+        origin: The ``Origin`` field's value; None if none was sent. Several are joined, and so never allowed.
         host: The request's own host, ``host[:port]``, as the client knows it.
     """
 
@@ -61,14 +61,14 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Denied:
-    """A refusal, and the route it was refused on, for the log and for ``refuse_with``; None before there is one."""
+    """A refusal and, for the log and ``refuse_with``, the route it applies to; None if no route was found."""
 
     refusal: Refusal
     route: Route | None = None
 
 
 def decide(ask: Ask, snapshot: Snapshot, who: Identification) -> Grant | Denied:
-    """Judge a request by one configuration; whatever is not granted is denied."""
+    """Judge a request by one configuration; anything that is not granted is denied."""
     match = find_route(ask, snapshot)
     if isinstance(match, Refusal):
         return Denied(match)
@@ -85,10 +85,10 @@ def decide(ask: Ask, snapshot: Snapshot, who: Identification) -> Grant | Denied:
 
 
 def find_route(ask: Ask, snapshot: Snapshot) -> Match | Refusal:
-    """The route of a path that can be read in one way only, as far as it matters."""
+    """The route of a path, or a refusal if the path could be read as one that belongs to another route."""
     if wrong := paths.check(ask.raw_path):
         return Refusal("bad_path", f"the path has {wrong}" if not wrong.startswith("the ") else wrong)
-    # Not the server's own decoding: it is the raw path that crosses, so it is the raw path that is judged.
+    # Not the server's own decoding: the backend gets the raw path, so the raw path is judged.
     path = paths.decode(ask.raw_path)
     match = snapshot.match(ask.kind, ask.method, path)
     for reading in paths.readings(path):
@@ -101,20 +101,20 @@ def find_route(ask: Ask, snapshot: Snapshot) -> Match | Refusal:
 
 
 def _no_route(ask: Ask, path: str, snapshot: Snapshot) -> Refusal:
-    """A proxy that does not pass ``Upgrade`` on turns a handshake into a GET, and the client learns nothing else."""
+    """A 404 that names a match of the other kind: a proxy that drops ``Upgrade`` turns a handshake into a GET."""
     detail = f"no {ask.kind} route matches {ask.method[:_SHOWN]} {path[:_SHOWN]!r}"
     if ask.kind == "websocket" and (other := snapshot.match("http", ask.method, path)):
-        detail += f"; the http route {other.route.path} does, but it takes no handshake"
+        detail += f"; the http route {other.route.path} does, but it accepts no handshakes"
     elif ask.kind == "http" and ask.method == "GET" and (other := snapshot.match("websocket", "GET", path)):
         detail += f"; the websocket route {other.route.path} does, but this came without Upgrade: {UPGRADE_LOST}"
     return Refusal("no_route", detail)
 
 
 def cross_site(ask: Ask, snapshot: Snapshot, who: Identification) -> Refusal | None:
-    """Refuse what another site made the browser send along with the user's cookie.
+    """Refuse what another site may have made the browser send with the user's cookie.
 
-    WebSocket: only browsers send cookies by themselves, and they always send ``Origin`` (RFC 6455 §10.2). HTTP: an
-    unsafe method from an origin that is neither on the list nor the request's own host; the scheme is not compared, as
+    WebSocket: only browsers send cookies by themselves, and they always send ``Origin`` (RFC 6455 §10.2). HTTP: refuse
+    an unsafe method from an origin that is neither on the list nor the request's own host; schemes are not compared, as
     TLS may end before us.
     """
     if who.place != "cookie":
@@ -122,7 +122,7 @@ def cross_site(ask: Ask, snapshot: Snapshot, who: Identification) -> Refusal | N
     if ask.kind == "websocket":
         if ask.origin is None:
             return Refusal("origin_not_allowed", "the token came from a cookie, and there is no Origin")
-        return None  # an Origin that was sent has been compared already
+        return None  # an Origin that was sent has already been compared
     if (
         ask.method in SAFE_METHODS
         or ask.origin is None
@@ -134,7 +134,7 @@ def cross_site(ask: Ask, snapshot: Snapshot, who: Identification) -> Refusal | N
 
 
 def same_host(origin: str, host: str) -> bool:
-    """Whether an origin is of that ``host[:port]``; the default ports of both schemes count as none."""
+    """Whether an origin has this ``host[:port]``; the default port of either scheme counts as none."""
     normal = normalise_origin(origin)
     if normal is None or not host:
         return False
@@ -162,7 +162,7 @@ def _identity(ask: Ask, snapshot: Snapshot, who: Identification) -> tuple[Identi
 def _role_required(route: Route, identity: Identity | None) -> Refusal:
     has = ", ".join(identity.roles) if identity is not None else ""
     return Refusal(
-        "role_required", f"the token's role is {has or 'empty'}; {route.path} wants {' or '.join(route.roles)}"
+        "role_required", f"the token's role is {has or 'empty'}; {route.path} requires {' or '.join(route.roles)}"
     )
 
 

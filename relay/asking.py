@@ -1,4 +1,4 @@
-"""Who a request that nobody sent comes from, by the settings' keys and the revocations in the database; and to whom."""
+"""Answer `explain`: identify the hypothetical client by the configured keys and the revocations in the database."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from relay.typing import Scope
 
 
 def identify(scope: Scope) -> Identification:
-    """Who asks, as a running gateway would find it; tickets are left alone, they are good only once.
+    """Identify the client as a running gateway would; tickets are ignored, as they work only once.
 
     Raises:
         django.db.Error: The revocations can't be read.
@@ -42,11 +42,11 @@ def identify(scope: Scope) -> Identification:
 
 
 def answer(asked: Question) -> str:
-    """What `explain` says of it by the configuration and the revocations of now.
+    """What `explain` says about a request, by the current configuration and revocations.
 
     Raises:
         InvalidConfiguration: The configuration in the database can't be used.
-        django.db.Error: It can't be read.
+        django.db.Error: The database can't be read.
     """
     rules = Forwarding(settings.RELAY.jwt_cookie, settings.RELAY.jwt_query_param)
     own = asked.ask.kind == "http" and resolve(asked.scope["path"]).func is not relay
@@ -54,5 +54,5 @@ def answer(asked: Question) -> str:
 
 
 def own_host() -> str:
-    """A name that this gateway answers to."""
+    """A host name that this gateway accepts."""
     return next((host.removeprefix(".") for host in settings.ALLOWED_HOSTS if "*" not in host), "localhost")

@@ -1,17 +1,17 @@
-"""System checks: what starts, but may not be meant. All of them: ``manage.py check --database default``.
+"""System checks: valid settings that may be mistakes. To run all: ``manage.py check --database default``.
 
 ==========  ============================================================================================================
-relay.E001  a row of the database can't be used: the gateway would not start with it
+relay.E001  a row in the database can't be used: the gateway would not start with it
 relay.W001  an HMAC key is shorter than its hash
-relay.W002  every ``Host`` is taken
+relay.W002  every ``Host`` is accepted
 relay.W003  any site may open sockets with its visitors' cookies
 relay.W004  the rate limit may see one address for all clients
 relay.W005  ``ALLOWED_ORIGINS`` has no effect by itself
 relay.W006  a route lies under the gateway's own paths and is never reached
-relay.W007  a backend's certificate is not looked at
+relay.W007  a backend's certificate is not verified
 relay.W008  stock Daphne serves; see `under_stock_daphne`
-relay.W009  ``MAIN_SERVICE_URL`` or ``ALLOWED_ORIGINS`` says what the database does not: they are for the first start
-relay.W010  a wildcard origin covers sites of other people
+relay.W009  ``MAIN_SERVICE_URL`` or ``ALLOWED_ORIGINS`` differs from the database: they only matter for the first start
+relay.W010  a wildcard origin covers other people's sites
 relay.W011  two routes match the same paths: one of them is never reached
 ==========  ============================================================================================================
 """
@@ -34,10 +34,10 @@ from relay.routing import paths
 from relay.validation import ANY_ORIGIN, lines
 
 OWN_PATHS = ("/admin", "/gateway", "/health", "/metrics")
-"""The gateway answers them, and what lies below them, before any route (contract, section 7)."""
+"""Paths that the gateway answers, with everything below them, before any route (contract, section 7)."""
 
 _PRIVATE = frozenset({"localhost", "internal", "local", "lan", "test"})
-"""Top-level names that nobody can buy a name under (RFC 6761, RFC 6762; ``.internal``)."""
+"""Top-level names under which nobody can buy a name (RFC 6761, RFC 6762; ``.internal``)."""
 
 _REGISTRIES = re.compile(r"(ac|co|com|edu|go|gob|gov|ne|net|nom|or|org)\.[a-z]{2}")
 """Names under which registries sell names: ``co.uk``, ``com.br``."""
@@ -48,12 +48,12 @@ _PLATFORMS = frozenset((
     "ngrok.io", "onrender.com", "pages.dev", "s3.amazonaws.com", "surge.sh", "trycloudflare.com", "up.railway.app",
     "vercel.app", "web.app", "workers.dev",
 ))  # fmt: skip
-"""Names under which anybody gets a site. Not the whole public suffix list: what is likely to be written."""
+"""Names under which anybody can get a site. Not the whole public suffix list, only the likely ones."""
 
 
 @register(Tags.security)
 def hmac_key(**kwargs: Any) -> list[CheckMessage]:
-    """Without DEBUG a short key does not start at all."""
+    """Without DEBUG, the gateway refuses to start with a short key."""
     return [
         Warning(
             f"{name} is under {SHORTEST_SECRET} bytes; without DEBUG=1 the gateway will not start with it",
@@ -70,18 +70,18 @@ def hmac_key(**kwargs: Any) -> list[CheckMessage]:
 
 @register(Tags.security)
 def every_host(**kwargs: Any) -> list[CheckMessage]:
-    """A Host that nobody checked reaches the backends as X-Forwarded-Host."""
+    """An unchecked Host reaches the backends as X-Forwarded-Host."""
     if settings.DEBUG or "*" not in settings.ALLOWED_HOSTS:
         return []
-    sentence = "ALLOWED_HOSTS takes every Host, and backends get it as X-Forwarded-Host"
+    sentence = "ALLOWED_HOSTS accepts every Host, and backends get it as X-Forwarded-Host"
     return [
-        Warning(sentence, hint="name the hosts that clients use: ALLOWED_HOSTS=gateway.example.com", id="relay.W002")
+        Warning(sentence, hint="list the hosts that clients use: ALLOWED_HOSTS=gateway.example.com", id="relay.W002")
     ]
 
 
 @register(Tags.security)
 def one_address_for_all(**kwargs: Any) -> list[CheckMessage]:
-    """Behind a proxy that is not trusted, every client has the proxy's address."""
+    """Behind an untrusted proxy, every client has the proxy's address."""
     if settings.RELAY.rate_limit is None or settings.RELAY.trusted_proxies:
         return []
     sentence = "RATE_LIMIT is set and TRUSTED_PROXIES is not: behind a proxy, all clients share one limit"
@@ -90,7 +90,7 @@ def one_address_for_all(**kwargs: Any) -> list[CheckMessage]:
 
 @register()
 def origins_without_backend(**kwargs: Any) -> list[CheckMessage]:
-    """Both variables make the first configuration together."""
+    """The first configuration is made from both variables together."""
     if not settings.RELAY.allowed_origins or settings.RELAY.main_service_url:
         return []
     sentence = "ALLOWED_ORIGINS has no effect without MAIN_SERVICE_URL"
@@ -99,10 +99,10 @@ def origins_without_backend(**kwargs: Any) -> list[CheckMessage]:
 
 @register(Tags.database)
 def configuration(databases: Sequence[str] | None = None, **kwargs: Any) -> list[CheckMessage]:
-    """What the database holds; nothing is said about one that is not migrated yet.
+    """Check the rows in the database; an unmigrated one is not reported here.
 
     Raises:
-        django.db.Error: It can't be read: a check that can't be made is not passed. ``manage.py`` says it in one line.
+        django.db.Error: The database can't be read, so the check has not passed. ``manage.py`` prints it as one line.
     """
     if not databases:
         return []
@@ -121,7 +121,7 @@ def configuration(databases: Sequence[str] | None = None, **kwargs: Any) -> list
 
 
 def not_meant(rows: Iterable[Counted]) -> list[CheckMessage]:
-    """What is valid and opens or hides more than somebody may want, in rows that are enabled, saved or not yet."""
+    """Warn about enabled rows, saved or not, that are valid but open or hide more than may be intended."""
     judges: dict[type[Counted], Callable[[Any], Iterator[CheckMessage]]]
     judges = {Backend: _unverified, Route: _unreachable, Origin: _any_origin}
     return [message for row in rows if getattr(row, "enabled", False) for message in judges[type(row)](row)]
@@ -134,7 +134,7 @@ def line(message: CheckMessage) -> str:
 
 
 def _unusable(rows: Iterator[Counted]) -> Iterator[CheckMessage]:
-    hint = "mend it in the admin or with import_config; running gateways keep the last good configuration"
+    hint = "fix it in the admin or with import_config; running gateways keep the last good configuration"
     for row in rows:
         for field, sentence in row.problems():
             yield Error(f"{row.label}: {field}: {sentence}", hint=hint, id="relay.E001")
@@ -143,46 +143,46 @@ def _unusable(rows: Iterator[Counted]) -> Iterator[CheckMessage]:
 def _any_origin(origin: Origin) -> Iterator[CheckMessage]:
     if origin.origin == ANY_ORIGIN:
         sentence = "the origin * is enabled: any site may open sockets and read answers as its visitors"
-        yield Warning(sentence, hint="name the sites, like https://*.example.com", id="relay.W003")
+        yield Warning(sentence, hint="list the sites, like https://*.example.com", id="relay.W003")
     _, wildcard, suffix = origin.origin.partition("://*.")
     suffix = suffix.partition(":")[0]
     if wildcard and _is_public(suffix):
         sentence = f"{origin.label} is enabled: anybody can have a site under {suffix}, and act as its visitors"
-        yield Warning(sentence, hint=f"name your own sites, like https://my-app.{suffix}", id="relay.W010")
+        yield Warning(sentence, hint=f"list your own sites, like https://my-app.{suffix}", id="relay.W010")
 
 
 def _is_public(suffix: str) -> bool:
-    """Whether strangers have names under this one."""
+    """Whether strangers can get names under this one."""
     if "." not in suffix:
         return suffix not in _PRIVATE
     return suffix in _PLATFORMS or _REGISTRIES.fullmatch(suffix) is not None
 
 
 def _unreachable(route: Route) -> Iterator[CheckMessage]:
-    """Only HTTP: a handshake on such a path finds its route."""
+    """HTTP only: the gateway's own paths don't get in the way of handshakes."""
     if route.kind == Route.Kind.HTTP and any(f"{route.path}/".startswith(f"{own}/") for own in OWN_PATHS):
-        sentence = f"{route.label} lies under a path of the gateway's own, and may never be reached"
-        yield Warning(sentence, hint="take another path, and upstream_path for what the backend sees", id="relay.W006")
+        sentence = f"{route.label} lies under one of the gateway's own paths, and may never be reached"
+        yield Warning(sentence, hint="use another path, with upstream_path for the backend's", id="relay.W006")
 
 
 def _twins(routes: Iterable[Route]) -> Iterator[CheckMessage]:
-    """Written by other means, or before it was refused."""
+    """Two routes that match the same paths: the forms refuse them, but they may be in the database."""
     known: dict[tuple[str, ...], Route] = {}
     for route in routes:
         other = known.setdefault((paths.shape(route.path), route.kind, route.methods), route)
         if other is not route:
             sentence = f"{route.label} and {other.label} match the same paths: one of them is never reached"
-            yield Warning(sentence, hint="leave one", id="relay.W011")
+            yield Warning(sentence, hint="keep one", id="relay.W011")
 
 
 def _unverified(backend: Backend) -> Iterator[CheckMessage]:
     if not backend.tls_verify and any(url.startswith("https:") for url in lines(backend.urls)):
         sentence = f"{backend.label}: its certificate is not verified; anyone in between can read and answer"
-        yield Warning(sentence, hint="add its CA to the system's, and turn tls_verify on", id="relay.W007")
+        yield Warning(sentence, hint="add its CA to the system's CAs, and turn tls_verify on", id="relay.W007")
 
 
 def _first_start_only(backends: Sequence[Backend], origins: Sequence[Origin]) -> Iterator[CheckMessage]:
-    """A variable that was changed later: what it says now is nowhere, and nothing else would tell."""
+    """A variable that was changed after the first start has no effect, and nothing else would report that."""
     relay, hint = settings.RELAY, "change it in the admin or with import_config; remove the variable, or correct it"
     if relay.main_service_url and not any(relay.main_service_url in lines(backend.urls) for backend in backends):
         shown = min(backends, key=lambda backend: backend.name != "main")
@@ -196,9 +196,9 @@ def _first_start_only(backends: Sequence[Backend], origins: Sequence[Origin]) ->
 
 
 def under_stock_daphne() -> CheckMessage:
-    """What ``daphne gatewaysite.asgi:application`` can't keep; ``manage.py serve`` can."""
+    """What ``daphne gatewaysite.asgi:application`` can't do, but ``manage.py serve`` can."""
     sentence = (
-        "stock Daphne serves: a refused handshake is a bare 403, of the close codes only 1000 and 3000-4999 pass and "
-        "no reason does, empty messages are dropped, bodies are held whole, and SIGTERM cuts everything at once"
+        "the server is stock Daphne: a refused handshake is a bare 403, only close codes 1000 and 3000-4999 pass, and "
+        "no reasons; empty messages are dropped, bodies are held whole, and SIGTERM cuts everything at once"
     )
-    return Warning(sentence, hint="python manage.py serve keeps all of it", id="relay.W008")
+    return Warning(sentence, hint="python manage.py serve has none of these limits", id="relay.W008")

@@ -1,4 +1,4 @@
-"""What is judged of every request before anybody asks who sends it, and which paths have rules of their own."""
+"""Checks on every request before authentication, and the paths that have special rules."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ from relay.refusals import Refusal
 from relay.typing import Scope
 
 DJANGO = ("/admin/", settings.STATIC_URL)
-"""Paths on Django's own handler with its middleware; all others skip its cost."""
+"""Paths served by Django's own handler with its middleware; all others avoid its cost."""
 
 HEALTH = ("/health", "/health/live", "/health/ready")
-"""Asked by machines that know neither our names nor our limits."""
+"""Polled by machines that know neither our host names nor our limits."""
 
 MONITORED = frozenset({*HEALTH, "/metrics"})
-"""Paths that no rate limit touches (contract, section 7), and that no script of another origin has business with."""
+"""Paths without a rate limit (contract, section 7), and without CORS headers for scripts of other origins."""
 
 LONGEST_HOST = 300
-"""Characters: a name has 253 at most (RFC 1035 §2.3.4), and the rule's answers are remembered."""
+"""Characters; a name has at most 253 (RFC 1035 §2.3.4). Bounds the keys of the cache below."""
 
 
 def is_for_django(path: str) -> bool:
-    """Whether Django's own handler answers a request; ``/admin`` leads to the admin."""
+    """Whether Django's own handler answers a path; ``/admin`` redirects to the admin."""
     return path.startswith(DJANGO) or path == "/admin"
 
 
 def serves_while_draining(scope: Scope) -> bool:
-    """Whether a server that stops still hands a request to the application: balancers ask how we are."""
+    """Whether a stopping server still passes a request to the application: load balancers poll our health."""
     return scope["type"] == "http" and scope["path"] in HEALTH
 
 
 def judge(scope: Scope, arrival: Arrival, started: bool = True) -> Refusal | None:
-    """Refuse what no route is needed to refuse.
+    """Refuse a request that can be refused without looking at routes.
 
     Args:
-        started: Whether there is a configuration.
+        started: Whether a configuration has been loaded.
     """
     if scope["type"] == "http" and scope["method"] in NEVER:
         return Refusal("method_not_allowed", f"{scope['method']} is never relayed")
@@ -52,7 +52,7 @@ def judge(scope: Scope, arrival: Arrival, started: bool = True) -> Refusal | Non
 
 @lru_cache(maxsize=1024)
 def _host_allowed(host: str) -> bool:
-    """Django's own rule for ``ALLOWED_HOSTS``; an HTTP/1.0 request may come without a host where any host will do."""
+    """Django's own rule for ``ALLOWED_HOSTS``; a request without a host (HTTP/1.0) passes only if any host does."""
     domain, _ = split_domain_port(host)
     if not host:
         return "*" in settings.ALLOWED_HOSTS

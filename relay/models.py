@@ -1,7 +1,7 @@
 """What operators manage, and what processes tell each other through the database.
 
-Requests are judged by a snapshot in memory (`relay.routing.snapshot`), never by these tables. The help texts say what a
-field does to a live system.
+Requests are judged by a snapshot in memory (`relay.routing.snapshot`), never by these tables. The help texts say how a
+field affects a running gateway.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ __all__ = [
 
 
 def _plain(value: object) -> str:
-    """A value as an operator writes it: a choice is its text, not Python's name for it."""
+    """A value as an operator writes it: a choice as its text, not as Python's enum member."""
     return repr(str(value)) if isinstance(value, str) else repr(value)
 
 
@@ -60,18 +60,18 @@ class Backend(Counted):
     name = models.CharField(
         max_length=64,
         unique=True,
-        error_messages={"unique": "There is a backend with this name already; choose another."},
+        error_messages={"unique": "A backend with this name already exists; choose another name."},
         help_text="Letters, digits, - and _. A new name is a new backend: open sockets are closed with 1012.",
     )
     urls = models.TextField(
-        help_text="One per line: http or https, with an optional path prefix. What is new goes to the url with the "
-        "fewest connections. Open sockets stay where they are; those of a url that is taken out are closed with 1012.",
+        help_text="One per line: http or https, with an optional path prefix. New connections go to the url "
+        "that has the fewest. Open sockets stay where they are; those of a removed url are closed with 1012.",
     )
     health_path = models.CharField(
         max_length=500,
         blank=True,
-        help_text="Asked every 2 s at each url, and wants 200. A url is out after two failures in a row and back after "
-        "one success; with all of them out, clients get 503. Empty: every url counts as healthy.",
+        help_text="Polled every 2 s at each url; must answer 200. A url is out after two failures in a row and back "
+        "after one success; if all are out, clients get 503. Empty: every url counts as healthy.",
     )
     connect_timeout = models.FloatField(
         default=5,
@@ -80,7 +80,7 @@ class Backend(Counted):
     read_timeout = models.FloatField(
         default=60,
         help_text="Seconds to wait for the response head, then between two chunks of the body (not for "
-        "text/event-stream). Past it clients get 504, or a broken transfer. 0: no limit.",
+        "text/event-stream). After that, clients get 504 or a broken transfer. 0: no limit.",
     )
     max_body_size = models.PositiveBigIntegerField(
         default=67108864, help_text="Bytes of a request body; a larger one gets 413. 0: no limit."
@@ -93,11 +93,11 @@ class Backend(Counted):
         max_length=300,
         default="omit",
         verbose_name="WebSocket origin",
-        help_text="What the backend sees as Origin in a handshake: omit (none), forward (the client's), or always the "
-        "same, like https://app.example.com. Where a backend refuses handshakes with 403, try another one.",
+        help_text="What the backend sees as Origin in a handshake: omit (none), forward (the client's), or a fixed "
+        "one, like https://app.example.com. If a backend refuses handshakes with 403, try another value.",
     )
     forward_token = models.BooleanField(
-        default=False, help_text="On: the client's token reaches the backend where it was found. Off: it is taken out."
+        default=False, help_text="On: the client's token reaches the backend where it was found. Off: it is removed."
     )
     forward_host = models.BooleanField(
         default=False, help_text="On: the backend sees the client's Host. Off: that of its own url."
@@ -105,7 +105,7 @@ class Backend(Counted):
     tls_verify = models.BooleanField(
         default=True,
         verbose_name="TLS verify",
-        help_text="On: an https backend has to show a valid certificate. Off: anyone in between can be the backend.",
+        help_text="On: an https backend must have a valid certificate. Off: anyone in between can pose as the backend.",
     )
     enabled = models.BooleanField(
         default=True, help_text="Off: its open sockets are closed with 1012, and its routes answer 503."
@@ -119,7 +119,7 @@ class Backend(Counted):
 
 
 class Route(Counted):
-    """A path that leads to a backend, and who may take it."""
+    """A path that leads to a backend, and who may use it."""
 
     class Kind(models.TextChoices):
         HTTP = "http", "HTTP"
@@ -148,15 +148,15 @@ class Route(Counted):
 
     path = models.CharField(
         max_length=500,
-        help_text="Django path syntax, like /api/users/&lt;int:id&gt;. With a / at the end it is a prefix, otherwise "
-        "exact. The most specific route wins.",
+        help_text="Django path syntax, like /api/users/&lt;int:id&gt;. A path that ends with / is a prefix, any other "
+        "is exact. The most specific route wins.",
     )
     kind = models.CharField(
         max_length=9,
         choices=Kind,
         default=Kind.HTTP,
-        error_messages={"invalid_choice": "%(value)r is no kind; use http or websocket"},
-        help_text="What the route takes. The other kind does not see it, and gets 404.",
+        error_messages={"invalid_choice": "%(value)r is not a valid kind; use http or websocket"},
+        help_text="What the route accepts. Requests of the other kind don't match it, and get 404.",
     )
     backend = models.ForeignKey(
         Backend,
@@ -173,11 +173,11 @@ class Route(Counted):
         max_length=13,
         choices=Access,
         default=Access.AUTHENTICATED,
-        error_messages={"invalid_choice": "%(value)r is no access; use public, authenticated or roles"},
-        help_text="Who gets in. Others get 401, or 403 for want of a role; their open sockets are closed with 1012.",
+        error_messages={"invalid_choice": "%(value)r is not a valid access; use public, authenticated or roles"},
+        help_text="Who gets in. Others get 401, or 403 if they lack the role; their open sockets are closed with 1012.",
     )
     roles = models.CharField(
-        max_length=500, blank=True, help_text="With access by roles, comma-separated: any of them is enough."
+        max_length=500, blank=True, help_text="Comma-separated, for access by roles: any of them is enough."
     )
     upstream_path = models.CharField(
         max_length=500,
@@ -188,24 +188,24 @@ class Route(Counted):
         max_length=5,
         choices=RefuseWith,
         default=RefuseWith.HTTP,
-        error_messages={"invalid_choice": "%(value)r is no way to refuse; use http or close"},
-        help_text="WebSocket only: how a client learns why it gets no socket. Scripts in browsers see codes only.",
+        error_messages={"invalid_choice": "%(value)r is not a way to refuse; use http or close"},
+        help_text="WebSocket only: how a refused client learns why. Scripts in browsers see only close codes.",
     )
     idle_timeout = models.FloatField(
         default=0,
         help_text="WebSocket only: seconds without a message either way until a socket is closed with 4408. 0: none.",
     )
     max_connections_per_user = models.PositiveIntegerField(
-        default=0, help_text="WebSocket only: a user with so many open sockets gets 429 for the next. 0: no limit."
+        default=0, help_text="WebSocket only: a user with this many open sockets gets 429 for the next. 0: no limit."
     )
     message_rate = models.CharField(
         max_length=40,
         blank=True,
-        help_text="WebSocket only, client to backend, like 50/s;burst=100; past it a socket is closed with 1008. "
+        help_text="WebSocket only, client to backend, like 50/s;burst=100; above it a socket is closed with 1008. "
         "Empty: no limit.",
     )
     enabled = models.BooleanField(
-        default=True, help_text="Off: as if it were not there. Its open sockets are closed with 1012."
+        default=True, help_text="Off: as if it did not exist. Its open sockets are closed with 1012."
     )
 
     class Meta:
@@ -216,17 +216,17 @@ class Route(Counted):
         return f"{self.kind} {self.path}{self._methods_shown}"
 
     def clean(self) -> None:
-        """What fields mean together.
+        """Check fields that depend on each other.
 
         Raises:
-            ValidationError: At each field to mend.
+            ValidationError: On each field to fix.
         """
         errors = {}
         if self.access == self.Access.ROLES and not self.roles:
             errors["roles"] = "access by roles needs at least one role; name them, or choose another access"
         elif self.roles and self.access != self.Access.ROLES:
             errors["roles"] = (
-                f"{self.roles!r} has no effect with access {self.access}; empty it, or set access to roles"
+                f"{self.roles!r} has no effect with access {self.access}; clear it, or set access to roles"
             )
         if self.kind == self.Kind.WEBSOCKET and self.methods:
             errors["methods"] = f"{self.methods!r}: a handshake is always a GET; leave it empty on a websocket route"
@@ -234,24 +234,23 @@ class Route(Counted):
             for name in self.WEBSOCKET_ONLY:
                 value, default = getattr(self, name), self.field(name).get_default()
                 if value != default:
-                    errors[name] = (
-                        f"{_plain(value)} has an effect on websocket routes only; leave it at {_plain(default)}"
-                    )
+                    errors[name] = f"{_plain(value)} only affects websocket routes; leave it at {_plain(default)}"
         if errors:
             raise ValidationError(errors)
 
     def validate_constraints(self, exclude: Collection[str] | None = None) -> None:
-        """Say at a field which route is in the way: one with the same key, or with other names in its placeholders.
+        """Report, on the path, an existing route that matches the same paths, whatever its placeholders' names.
 
         Raises:
-            ValidationError: At the path.
+            ValidationError: On the path.
         """
         judged = {"path", "kind", "methods"}.isdisjoint(exclude or ())
         others = Route.objects.filter(kind=self.kind, methods=self.methods).exclude(pk=self.pk)
         for other in others if judged else ():
             if paths.shape(other.path) == paths.shape(self.path):
-                there = f"there is a route {other} already" + ("" if other.path == self.path else ", of the same paths")
-                raise ValidationError({"path": f"{there}; change that one, or take another path or other methods"})
+                there = "" if other.path == self.path else " and matches the same paths"
+                fix = "change that one, or choose another path or other methods"
+                raise ValidationError({"path": f"the route {other} already exists{there}; {fix}"})
         super().validate_constraints(exclude)
 
     @property
@@ -272,11 +271,11 @@ class Origin(Counted):
     origin = models.CharField(
         max_length=300,
         unique=True,
-        error_messages={"unique": "This origin is on the list already; change that one."},
+        error_messages={"unique": "This origin is already on the list; change that entry."},
         help_text="Scheme, host, and the port if it is not the default, like https://app.example.com. "
         "https://*.example.com is any depth of subdomain, but not example.com itself; * is any site.",
     )
-    note = models.CharField(max_length=200, blank=True, help_text="Whose pages these are. For people; no effect.")
+    note = models.CharField(max_length=200, blank=True, help_text="Whose pages these are; for people, has no effect.")
     enabled = models.BooleanField(
         default=True,
         help_text="Off: handshakes get 403, its open sockets are closed with 1012.",
@@ -290,7 +289,7 @@ class Origin(Counted):
 
 
 class Revocation(Counted):
-    """Ends a token's or a user's access, in every process and on open sockets. Rows are added, never changed."""
+    """Ends the access of a token or user, in every process and on open sockets. Rows are added, never changed."""
 
     class Kind(models.TextChoices):
         TOKEN = "token", "token"
@@ -303,23 +302,23 @@ class Revocation(Counted):
     kind = models.CharField(
         max_length=5,
         choices=Kind,
-        help_text="token: this one. jti: the one with that id. user: every token of the user issued up to now.",
+        help_text="token: one token. jti: the token with that id. user: every token of the user issued up to now.",
     )
     value = models.CharField(
         max_length=500,
-        help_text="A token's fingerprint (the token is never kept), a jti, or a user's id. In force within 1 s.",
+        help_text="A token's fingerprint (the token is never kept), a jti, or a user's id. Takes effect within 1 s.",
     )
     revoked_at = models.DateTimeField(
         default=timezone.now,
-        help_text="A user's tokens issued up to then are refused, and those that don't say when they were issued.",
+        help_text="A user's tokens issued up to then are refused, and so are those without an issue time.",
     )
     expires_at = models.DateTimeField(
         null=True,
         blank=True,
         db_index=True,
-        help_text="When the token would be over by itself, leeway included; the row is removed then. Empty: it stays.",
+        help_text="When the token expires by itself, leeway included; then the row is removed. Empty: it stays.",
     )
-    note = models.CharField(max_length=200, blank=True, help_text="Why. For people; no effect.")
+    note = models.CharField(max_length=200, blank=True, help_text="Why; for people, has no effect.")
 
     class Meta:
         ordering = ("-revoked_at", "-id")
@@ -328,10 +327,10 @@ class Revocation(Counted):
         return f"{self.kind} {self.value[:12]}…" if self.kind == self.Kind.TOKEN else f"{self.kind} {self.value}"
 
     def clean(self) -> None:
-        """What a value may be depends on the kind.
+        """Check the value, by the rule for its kind.
 
         Raises:
-            ValidationError: At the value.
+            ValidationError: On the value.
         """
         rule = validation.fingerprint if self.kind == self.Kind.TOKEN else validation.revoked_id
         try:
@@ -341,7 +340,7 @@ class Revocation(Counted):
 
 
 class Kick(Counted):
-    """Ends open sockets once, in whichever process they are. Kept for a while, for a process that is behind."""
+    """Closes open sockets once, in whichever process they are. Kept for a while, for processes that lag behind."""
 
     class Kind(models.TextChoices):
         SOCKET = "socket", "socket"
@@ -366,7 +365,7 @@ class Renewal(Counted):
 
     counter = "kicks"
 
-    fingerprint = models.CharField(max_length=64, help_text="Of the old token.")
+    fingerprint = models.CharField(max_length=64, help_text="The old token's.")
     identity = models.JSONField(help_text="What the fresh token says.")
     created_at = models.DateTimeField(default=timezone.now, db_index=True)
 
@@ -378,12 +377,12 @@ class Renewal(Counted):
 
 
 class Ticket(models.Model):
-    """Stands in for a token in one handshake. The ticket itself is never kept."""
+    """Stands in for a token in one handshake. The ticket itself is never stored."""
 
     digest = models.CharField(max_length=64, unique=True, help_text="The ticket's SHA-256 in hex.")
-    identity = models.JSONField(help_text="Whom it names: what the token said when the ticket was made.")
+    identity = models.JSONField(help_text="The user: what the token said when the ticket was issued.")
     path = models.CharField(max_length=2000, help_text="The only path that it opens.")
-    origin = models.CharField(max_length=300, blank=True, help_text="The Origin it was asked for with; empty: none.")
+    origin = models.CharField(max_length=300, blank=True, help_text="The Origin of the request for it; empty: none.")
     expires_at = models.DateTimeField(db_index=True)
 
     def __str__(self) -> str:

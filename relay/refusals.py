@@ -1,16 +1,16 @@
-"""Why a client does not get through: the codes of the contract, section 4, in one table.
+"""Why a client is refused: the codes of the contract, section 4, in one table.
 
-HTTP answers, refused handshakes, close codes, log lines and metrics all read it, so that they can't disagree::
+HTTP responses, refused handshakes, close codes, log lines and metrics all use it, so they can't disagree::
 
     BackendError            the backend's fault; str() is the exact cause, for the log
     ├── BackendUnreachable  502 / 4502  backend_unreachable     no connection: name, TCP or TLS
-    ├── BackendRefused      502 / 4502  backend_refused         a handshake got an answer that is no valid 101
+    ├── BackendRefused      502 / 4502  backend_refused         a handshake got an answer other than a valid 101
     ├── BackendProtocolError 502 / 4502 backend_protocol_error  connected, but no valid answer
-    ├── BackendTimeout      504 / 4504  backend_timeout         a limit of ours passed (RFC 9110 §15.6.5)
+    ├── BackendTimeout      504 / 4504  backend_timeout         a time limit passed (RFC 9110 §15.6.5)
     └── NoHealthyBackend    503 / 4503  no_healthy_backend      every url is out by its health path
 
-A `Refusal` is a value: pure functions return it, `Refused` raises it where a request turns out to be bad while it is
-read, and `BackendError.refusal` gives the one that belongs to a failure.
+A `Refusal` is a value: pure functions return one, `Refused` carries one out of a request that turns out to be bad
+while it is being read, and `BackendError.refusal` is the one for a failure.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class RefusalKind:
     """One row of the contract's table.
 
     Attributes:
-        status: Of the HTTP response or of the refused handshake.
+        status: Status of the HTTP response or of the refused handshake.
         close_code: Sent instead of the status with ``refuse_with = "close"``; None: always the status.
         sentence: What the client reads; it never names a backend's address.
-        retry_after: Seconds for ``Retry-After`` where the refusal itself knows none better.
+        retry_after: Seconds for ``Retry-After``, unless the refusal has a better value.
     """
 
     status: int
@@ -44,7 +44,7 @@ KINDS = MappingProxyType(
     {
         "bad_path": RefusalKind(400, None, "The path is ambiguous: it could be read as another path."),
         "bad_request": RefusalKind(400, None, "The request is malformed."),
-        "no_token": RefusalKind(401, 4401, "A token is needed here, and none was sent."),
+        "no_token": RefusalKind(401, 4401, "A token is required here, and none was sent."),
         "invalid_token": RefusalKind(401, 4401, "The token is not valid."),
         "expired_token": RefusalKind(401, 4401, "The token has expired."),
         "revoked_token": RefusalKind(401, 4401, "The token has been revoked."),
@@ -54,7 +54,7 @@ KINDS = MappingProxyType(
         "role_required": RefusalKind(403, 4403, "Your role does not allow this."),
         "no_route": RefusalKind(404, None, "There is nothing at this path."),
         "method_not_allowed": RefusalKind(405, None, "This method is not allowed here."),
-        "body_too_large": RefusalKind(413, None, "The request body is larger than this route takes."),
+        "body_too_large": RefusalKind(413, None, "The request body is larger than this route allows."),
         "rate_limited": RefusalKind(429, 4429, "Too many requests; try again later.", 1),
         "too_many_connections": RefusalKind(429, 4429, "You have too many open connections here.", 5),
         "internal_error": RefusalKind(500, None, "The gateway failed; its log says why."),
@@ -64,7 +64,7 @@ KINDS = MappingProxyType(
         "draining": RefusalKind(503, None, "The gateway is restarting; try again.", 1),
         "backend_disabled": RefusalKind(503, 4503, "The service is switched off.", 30),
         "no_healthy_backend": RefusalKind(503, 4503, "The service is not healthy right now.", 2),
-        "database_unavailable": RefusalKind(503, 4503, "This needs the gateway's database, which is away.", 5),
+        "database_unavailable": RefusalKind(503, 4503, "This needs the gateway's database, which is unavailable.", 5),
         "backend_timeout": RefusalKind(504, 4504, "The service took too long."),
     }
 )
@@ -72,13 +72,13 @@ KINDS = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why this request goes no further.
+    """Why a request is refused.
 
     Attributes:
         code: A key of `KINDS`.
-        detail: For the log only: what was compared with what. Never a token, ticket or cookie value.
-        retry_after: Seconds, where they are known better than the kind's own.
-        said: What the client reads instead of the kind's sentence.
+        detail: What was compared with what, for the log only. Never a token, ticket or cookie value.
+        retry_after: Seconds, if a better value than the kind's own is known.
+        said: What the client reads, if not the kind's sentence.
     """
 
     code: str
@@ -99,12 +99,12 @@ class Refusal:
         return self.said or KINDS[self.code].sentence
 
     def body(self, request_id: str) -> bytes:
-        """The JSON that every refused client reads."""
+        """The JSON body that every refused client gets."""
         shape = {"success": False, "error": self.sentence, "code": self.code, "request_id": request_id}
         return json.dumps(shape, separators=(", ", ": ")).encode()
 
     def headers(self, request_id: str, body: bytes) -> RawHeaders:
-        """Fields of the refusing response; ``WWW-Authenticate`` as RFC 6750 §3 wants it on a 401."""
+        """Header fields of the response; a 401 has ``WWW-Authenticate`` (RFC 6750 §3)."""
         fields = [
             (b"content-type", b"application/json"),
             (b"content-length", b"%d" % len(body)),
@@ -114,7 +114,7 @@ class Refusal:
         if self.status == 401:
             fields.append((b"www-authenticate", b"Bearer"))
         if self.status == 405:
-            fields.append((b"allow", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"))  # a must: RFC 9110 §15.5.6
+            fields.append((b"allow", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"))  # required: RFC 9110 §15.5.6
         retry_after = self.retry_after or KINDS[self.code].retry_after
         if retry_after is not None:
             fields.append((b"retry-after", b"%d" % retry_after))
@@ -122,12 +122,12 @@ class Refusal:
 
 
 class Refused(Exception):
-    """A request turned out to be one that goes no further, while it was read.
+    """A request turned out to be bad while it was being read.
 
     Attributes:
-        refusal: Its code, and for the log what was found and the rule; never the value of a field.
-        status: The code's own, or a more exact one (408, 426, 431).
-        headers: Fields that the response needs besides the refusal's.
+        refusal: The code and, for the log, what was found and the rule; never the value of a field.
+        status: The code's own, or a more specific one (408, 426, 431).
+        headers: Fields that the response needs in addition to the refusal's.
     """
 
     def __init__(
@@ -146,12 +146,12 @@ class Refused(Exception):
 
 
 class BackendError(Exception):
-    """A backend did not do its part.
+    """A backend failed.
 
     Attributes:
-        backend: Name of the backend, as configured.
+        backend: The backend's configured name.
         detail: The exact cause, for the log; it may name addresses.
-        phase: ``resolve``, ``connect``, ``tls``, ``handshake``, ``head`` or ``body``; empty where it says nothing.
+        phase: ``resolve``, ``connect``, ``tls``, ``handshake``, ``head`` or ``body``; empty if it would add nothing.
     """
 
     code = "backend_protocol_error"
@@ -181,7 +181,7 @@ class BackendTimeout(BackendError):
 
 
 class BackendProtocolError(BackendError):
-    """Connected, but cut, reset or garbage where an answer should have been."""
+    """The connection was cut or reset, or garbage came, where an answer was due."""
 
     code = "backend_protocol_error"
 
@@ -190,7 +190,7 @@ class BackendRefused(BackendError):
     """A handshake got a complete HTTP answer that is not a valid 101.
 
     Attributes:
-        status: Of that answer.
+        status: Status of that answer.
     """
 
     code = "backend_refused"

@@ -1,7 +1,7 @@
-"""How running gateways learn of a change: each one counts up `Revision` in its own transaction.
+"""How running gateways learn of a change: every change increments a count in `Revision`, in the same transaction.
 
 The watcher of each process (`relay.routing.watch`) reads that one row several times a second, and the rest only when
-a count has moved. It works on every database, without triggers and without Redis.
+a count has moved. This works on any database, without triggers and without Redis.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from django.db.models import F
 from django.dispatch import Signal
 
 changed = Signal()
-"""Sent in the thread of whoever changed something, once it is committed: for those who like to be quick."""
+"""Sent in the writer's thread once a change is committed, so that its own process need not wait for the next poll."""
 
 
 class Revision(models.Model):
-    """How often the followed tables have changed; there is one row, or none yet."""
+    """How often the watched tables have changed; there is one row, or none yet."""
 
     id = models.PositiveSmallIntegerField(primary_key=True, default=1, editable=False)
     config = models.BigIntegerField(default=0, help_text="Changes of backends, routes and origins.")
@@ -37,16 +37,16 @@ class Revision(models.Model):
 
     @classmethod
     def current(cls) -> Revision:
-        """What has been committed so far."""
+        """The counts as last committed."""
         return cls.objects.filter(pk=1).first() or cls()
 
     @classmethod
     @contextmanager
     def counting(cls, counter: str) -> Iterator[None]:
-        """Put a change and its count into one transaction.
+        """Increment a count in the same transaction as the change.
 
         The count comes first. Its row stays locked until the commit, so writers queue up here: they can't deadlock,
-        and rows become visible in the order of their keys, which lets a watcher ask for those after the last it saw.
+        and rows become visible in key order, so a watcher can ask for those after the last one it saw.
         """
         with transaction.atomic():
             one_more = {counter: F(counter) + 1}
@@ -107,10 +107,10 @@ class Counted(models.Model):
             return super().delete(*args, **kwargs)
 
     def clean_fields(self, exclude: Collection[str] | None = None) -> None:
-        """Apply the rules, then Django's own checks (blank, length, choices) to what they gave back.
+        """Apply the rules, then Django's own checks (blank, length, choices) to the results.
 
         Raises:
-            ValidationError: With a sentence for each field that can't stay as it is.
+            ValidationError: One sentence for each invalid field.
         """
         left_out = set(exclude or ())
         errors: dict[str, Any] = {}
@@ -130,9 +130,9 @@ class Counted(models.Model):
             raise ValidationError(errors)
 
     def problems(self) -> list[tuple[str, str]]:
-        """(field, sentence) for everything that is wrong with this row by itself; puts the rest into normal form.
+        """(field, sentence) for every problem with this row on its own; puts valid fields into normal form.
 
-        It is what the admin says, but for what needs the database: whether a row is unique, whether its backend exists.
+        The admin reports the same, and what needs the database: whether the row is unique and its backend exists.
         """
         relations = {field.name for field in self._meta.fields if field.is_relation}
         try:

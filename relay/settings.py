@@ -1,4 +1,4 @@
-"""What the relay is told by its environment: typed, frozen, read once (`gatewaysite.env`)."""
+"""The relay's settings, read once from the environment (`gatewaysite.env`)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from relay.routing.snapshot import Rate
 
 @dataclass(frozen=True, slots=True)
 class RelaySettings:
-    """Times in seconds; the defaults are those of a variable that is not set."""
+    """The relay's settings. Times are in seconds; each default is the value of a variable that is not set."""
 
     debug: bool = False
     demo: bool = False

@@ -1,9 +1,9 @@
-"""What a field of the configuration may hold: one rule for the admin, for `import_config` and for what is loaded.
+"""What a configuration field may hold: one rule for the admin, for `import_config` and for rows that are loaded.
 
-Each function takes a value as an operator wrote it and gives back its normal form (blanks trimmed, lists without
+Each function takes a value as an operator wrote it and returns its normal form (blanks trimmed, lists without
 repeats, origins in lowercase). It raises Django's `ValidationError` with one plain sentence that names the value and
-the mend. What is parsed on the way of a request is judged by the same parser here: `Url`, `Rate`, `compile_path`,
-`normalise_origin`. An empty value never comes here: whether one is allowed is the field's own matter.
+the fix. Values are judged by the parsers that requests use: `Url`, `Rate`, `compile_path`, `normalise_origin`.
+Empty values never get here: whether one is allowed is up to the field.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from relay.routing.pattern import compile_path
 from relay.routing.snapshot import Rate, Url, normalise_origin
 
 YEAR = 365 * 86400.0
-"""Seconds; a longer limit is a slip of the pen."""
+"""Seconds; a longer limit is taken for a typing error."""
 
 LARGEST_COUNT = 2**31 - 1
-"""What every database can hold in an integer."""
+"""The largest integer that every supported database can store."""
 
 ANY_ORIGIN = "*"
 
@@ -44,7 +44,7 @@ def _refuse(sentence: str) -> NoReturn:
 
 
 def lines(text: str) -> tuple[str, ...]:
-    """One value a line, blanks trimmed, empty lines left out."""
+    """One value per line, blanks trimmed, empty lines left out."""
     return tuple(filter(None, map(str.strip, text.splitlines())))
 
 
@@ -54,18 +54,18 @@ def items(text: str) -> tuple[str, ...]:
 
 
 def one_line(text: str) -> str:
-    """Text that can stand in a header or a log line: no control character, no line end (RFC 9110 §5.5)."""
+    """Text that fits in a header or a log line: no control character, no line break (RFC 9110 §5.5)."""
     text = text.strip()
     if found := _UNPRINTABLE.search(text):
-        _refuse(f"{found[0]!r} is a control character or a line end; take it out")
+        _refuse(f"{found[0]!r} is a control character or a line break; remove it")
     return text
 
 
 def name(text: str) -> str:
-    """A backend's name: it stands in log lines, metrics and `/health`."""
+    """A backend's name: it appears in log lines, metrics and `/health`."""
     text = one_line(text)
     if not _NAME.fullmatch(text):
-        _refuse(f"{text!r} is no name: use letters, digits, - and _ only")
+        _refuse(f"{text!r} is not a valid name; use only letters, digits, - and _")
     return text
 
 
@@ -77,16 +77,16 @@ def url(text: str) -> str:
     except ValueError as exc:
         raise ValidationError(str(exc)) from exc
     if ":" in parsed.host and not _is_ipv6(parsed.host):
-        _refuse(f"{text!r}: {parsed.host!r} is no IPv6 address")
+        _refuse(f"{text!r}: {parsed.host!r} is not a valid IPv6 address")
     if ":" not in parsed.host and not _HOST.fullmatch(parsed.host):
-        _refuse(f"{text!r}: {parsed.host!r} is no host name")
+        _refuse(f"{text!r}: {parsed.host!r} is not a valid host name")
     if "//" in parsed.prefix:
         _refuse(f"{text!r} has an empty segment in its path prefix; write single slashes")
     return text
 
 
 def _is_ipv6(host: str) -> bool:
-    """Zone ids don't count: they mean something on one machine only, and not in a ``Host`` field (RFC 6874 §4)."""
+    """Zone ids are not accepted: they mean nothing outside one machine, nor in a ``Host`` field (RFC 6874 §4)."""
     try:
         return IPv6Address(host).scope_id is None
     except ValueError:
@@ -94,24 +94,24 @@ def _is_ipv6(host: str) -> bool:
 
 
 def urls(text: str) -> str:
-    """One url a line, each once, at least one."""
+    """One url per line, without repeats, at least one."""
     found = [url(line) for line in lines(text)]
     if not found:
         _refuse("a backend needs at least one url, e.g. http://127.0.0.1:9000")
     for again in (u for i, u in enumerate(found) if u in found[:i]):
-        _refuse(f"{again!r} is there twice; leave one")
+        _refuse(f"{again!r} is listed twice; keep one")
     return "\n".join(found)
 
 
 def route_path(text: str) -> str:
-    """What a route matches, in Django's path syntax; compared with the decoded path of a request."""
+    """What a route matches, in Django's path syntax; it is compared with a request's decoded path."""
     text = one_line(text)
     if not text.startswith("/"):
         _refuse(f"{text!r} must begin with a slash: '/{text}'")
     if found := re.search(r"[?#]", text):
-        _refuse(f"{text!r} holds a {found[0]!r}; a route sees the path only: leave out the query and fragment")
+        _refuse(f"{text!r} contains {found[0]!r}; a route matches the path only: remove the query or fragment")
     if found := _ESCAPE.search(text):
-        _refuse(f"{text!r} holds {found[0]!r}; paths are compared decoded: write the character itself")
+        _refuse(f"{text!r} contains {found[0]!r}; paths are compared decoded: write the character itself")
     if "//" in text:
         _refuse(f"{text!r} has an empty segment; write single slashes")
     _safe_path(text)
@@ -127,7 +127,7 @@ def route_path(text: str) -> str:
 
 
 def upstream_path(text: str) -> str:
-    """What the backend sees in place of the matched part; it goes on the wire as it is written."""
+    """What the backend sees in place of the matched part; it is sent exactly as written."""
     text = one_line(text)
     if not text.startswith("/"):
         _refuse(f"{text!r} must begin with a slash: '/{text}'")
@@ -139,12 +139,12 @@ def upstream_path(text: str) -> str:
 
 
 def health_path(text: str) -> str:
-    """A path, with a query if need be, below the prefix of the backend's url."""
+    """A path, optionally with a query, below the path prefix of the backend's url."""
     text = one_line(text)
     if not text.startswith("/"):
         _refuse(f"{text!r} must begin with a slash: '/{text}'")
     if "#" in text:
-        _refuse(f"{text!r} has a fragment; leave out everything from the #")
+        _refuse(f"{text!r} has a fragment; remove the # and what follows")
     return _on_the_wire(text)
 
 
@@ -156,26 +156,26 @@ def _on_the_wire(text: str) -> str:
 
 
 def _safe_path(text: str) -> None:
-    """The rule for a request's path holds for the operator's too: it must not be readable in two ways."""
+    """An operator's path follows the rule for a request's: it must not be open to two readings."""
     if wrong := paths.check(text.encode()):
-        _refuse(f"{text!r} has {wrong}; write the path that is meant")
+        _refuse(f"{text!r} has {wrong}; write the path that you mean")
 
 
 def methods(text: str) -> str:
-    """Methods in uppercase, each once, sorted: the normal form is part of a route's key."""
+    """Methods in uppercase, sorted, without repeats: the normal form is part of a route's key."""
     found = {item.upper() for item in items(text)}
     for method in sorted(found):
         if not _TOKEN.fullmatch(method):
-            _refuse(f"{method!r} is no method; write for example GET, POST")
+            _refuse(f"{method!r} is not a method; write for example GET, POST")
         if method in ("TRACE", "CONNECT"):
-            _refuse(f"{method} is never relayed; leave it out")
+            _refuse(f"{method} is never relayed; remove it")
         if not is_parsed(method):
-            _refuse(f"{method} is a method that the server does not know; leave it out")
+            _refuse(f"{method} is a method that the server does not know; remove it")
     return ",".join(sorted(found))
 
 
 def is_parsed(method: str) -> bool:
-    """Whether llhttp knows it: what it doesn't is answered 400, whatever the routes say."""
+    """Whether llhttp knows the method; any other gets a 400, whatever the routes say."""
     if not _TOKEN.fullmatch(method):
         return False
     try:
@@ -186,7 +186,7 @@ def is_parsed(method: str) -> bool:
 
 
 def roles(text: str) -> str:
-    """Roles as tokens name them, each once."""
+    """Roles as tokens name them, without repeats."""
     return ",".join(dict.fromkeys(items(one_line(text))))
 
 
@@ -199,11 +199,11 @@ def origin(text: str) -> str:
 
 
 def _origin(text: str, wildcard: str = "") -> str:
-    """As a browser sends it: lowercase, without the scheme's default port; `wildcard` stays in front of the host."""
+    """The origin as browsers send it: lowercase, without the default port; `wildcard` stays in front of the host."""
     if re.search(r"[,;]|\s\S*://", text):
-        _refuse("this is more than one origin; write each one by itself")
+        _refuse("this is more than one origin; enter them one at a time")
     if text.lower() == "null":
-        _refuse("'null' is what sandboxed pages of any site send; it can't be allowed")
+        _refuse("'null' is what a sandboxed page of any site sends; it can't be allowed")
     scheme, separator, rest = text.partition("://")
     if not separator:
         _refuse(f"{text!r} has no scheme; write for example 'https://{text}'")
@@ -211,32 +211,32 @@ def _origin(text: str, wildcard: str = "") -> str:
         _refuse(f"{text!r}: browsers send the page's own scheme; write 'http{scheme[2:]}://{rest}'")
     authority = re.split(r"[/?#\\]", rest, maxsplit=1)[0]
     if "@" in authority:
-        _refuse(f"'{scheme}://…@{authority.rpartition('@')[2]}' holds a user or password; leave it out")
+        _refuse(f"'{scheme}://…@{authority.rpartition('@')[2]}' contains a user or password; remove it")
     if authority != rest:
         _refuse(f"{text!r} is more than an origin; write '{scheme}://{authority}'")
     host_and_port = authority.removeprefix(wildcard)
     if "*" in host_and_port:
-        _refuse(f"{text!r}: a * stands in front only, as in 'https://*.example.com'; '*' alone is any origin")
+        _refuse(f"{text!r}: a * can only come first, as in 'https://*.example.com'; '*' alone is any origin")
     normal = normalise_origin(f"{scheme}://{host_and_port}")
     if normal is None:
-        _refuse(f"{text!r} is no origin; write for example 'https://app.example.com'")
+        _refuse(f"{text!r} is not a valid origin; write for example 'https://app.example.com'")
     scheme, _, host_and_port = normal.partition("://")
     host, port = _split(host_and_port)
     if not (host.startswith("[") or _HOST.fullmatch(host)):
-        _refuse(f"{text!r}: {host!r} is no host name")
+        _refuse(f"{text!r}: {host!r} is not a valid host name")
     if port is not None and not 0 < port < 65536:
-        _refuse(f"{text!r}: a port is between 1 and 65535")
+        _refuse(f"{text!r}: the port must be between 1 and 65535")
     return f"{scheme}://{wildcard}{host_and_port}"
 
 
 def _split(authority: str) -> tuple[str, int | None]:
-    """Host, IPv6 in brackets, and port."""
+    """Host (IPv6 stays in brackets) and port."""
     host, colon, port = authority.rpartition(":")
     return (host, int(port)) if colon and not port.endswith("]") else (authority, None)
 
 
 def websocket_origin(text: str) -> str:
-    """What a backend sees as ``Origin``: ``omit``, ``forward``, or always the same one."""
+    """What a backend sees as ``Origin``: ``omit``, ``forward``, or a fixed origin."""
     text = one_line(text)
     if text.lower() in ("omit", "forward"):
         return text.lower()
@@ -246,7 +246,7 @@ def websocket_origin(text: str) -> str:
 
 
 def rate(text: str) -> str:
-    """A rate as `Rate.parse` reads it, without blanks."""
+    """A rate that `Rate.parse` accepts, without blanks."""
     text = re.sub(r"\s", "", text)
     try:
         Rate.parse(text)
@@ -263,39 +263,39 @@ def size(number: int) -> int:
 
 
 def count(number: int) -> int:
-    """How many; 0 means no limit."""
+    """A number of things; 0 means no limit."""
     if number > LARGEST_COUNT:
         _refuse(f"{number} is more than {LARGEST_COUNT}; use 0 for no limit")
     return size(number)
 
 
 def seconds(number: float) -> float:
-    """A time; 0 means none."""
+    """A time limit; 0 means none."""
     if not math.isfinite(number) or number < 0:
-        _refuse(f"{number:g} is no time; use 0 for none, or seconds")
+        _refuse(f"{number:g} is not a time; write seconds, or 0 for no limit")
     if number > YEAR:
         _refuse(f"{number:g} s is more than a year; use 0 for no limit")
     return number
 
 
 def some_seconds(number: float) -> float:
-    """A time that can't be none: without it a dead backend would hold its clients for minutes."""
+    """A time limit that can't be 0: without one, a dead backend would keep clients waiting for minutes."""
     if number == 0:
         _refuse("0 would fail every connection; use for example 5")
     return seconds(number)
 
 
 def revoked_id(text: str) -> str:
-    """A jti or a user's id. What is refused may be a token, so it is not repeated."""
+    """A jti or a user's id. A refused value may be a token, so the message does not repeat it."""
     text = one_line(text)
     if _TOKEN_LIKE.fullmatch(text):
-        _refuse("this is a token, and it is not kept as itself; choose the kind token")
+        _refuse("this is a token, which is never stored as such; choose the kind token")
     return text
 
 
 def fingerprint(text: str) -> str:
-    """A token's fingerprint (`relay.identity.model`). What is refused may be a token, so it is not repeated."""
+    """A token's fingerprint (`relay.identity.model`). A refused value may be a token, so it is not repeated."""
     text = text.strip().lower()
     if not _FINGERPRINT.fullmatch(text):
-        _refuse("this is no token, and no fingerprint of one (64 hex digits)")
+        _refuse("this is neither a token nor the fingerprint of one (64 hex digits)")
     return text

@@ -323,7 +323,7 @@ def test_what_a_stranger_wrote_is_shown_in_part() -> None:
 def test_no_refusal_shows_a_token() -> None:
     """Details go to the log; the identification knows tokens, and they stay there."""
     who = unknown(
-        "invalid_token", Presented("header", "TOKEN-7f3a", None, "invalid_token", "the signature fits no key")
+        "invalid_token", Presented("header", "TOKEN-7f3a", None, "invalid_token", "the signature matches no key")
     )
     for ask in (http("/api/x"), handshake("/ws", EVIL), http("/nowhere"), http("/staff/"), handshake("/ws", None)):
         decision = decide(ask, SITE, who)

@@ -100,8 +100,8 @@ def test_revocations_and_processes_are_on_the_way_around(admin: Client) -> None:
     [
         pytest.param("jti", TOKEN, "choose the kind token", id="a token as a jti"),
         pytest.param("user", TOKEN, "choose the kind token", id="a token as a user"),
-        pytest.param("token", TOKEN + ".x", "this is no token", id="a token with something behind it"),
-        pytest.param("token", "hello", "this is no token", id="something else"),
+        pytest.param("token", TOKEN + ".x", "this is neither a token", id="a token with something behind it"),
+        pytest.param("token", "hello", "this is neither a token", id="something else"),
         pytest.param("user", "x" * 600, "at most 500 characters", id="too long"),
         pytest.param("user", " ", "required", id="nothing"),
     ],

@@ -116,7 +116,7 @@ def test_a_variable_is_read(tmp_path: Path, name: str, text: str, field: str, va
         ("JWT_PREVIOUS_UNTIL", "tomorrow", "an ISO time"),
         ("JWT_ALGORITHMS", "none", "not one of HS256"),
         ("JWT_ALGORITHMS", "hs256", "not one of HS256"),
-        ("JWT_ALGORITHMS", ",", "names none"),
+        ("JWT_ALGORITHMS", ",", "the list is empty"),
         ("JWT_ALGORITHMS", "RS256", "needs JWT_PUBLIC_KEY or JWT_JWKS_URL"),
         ("JWT_ALGORITHMS", "HS256,ES256", "ES256 needs JWT_PUBLIC_KEY"),
         ("JWT_LEEWAY", "-1", "0 or more"),
@@ -142,10 +142,10 @@ def test_a_variable_is_read(tmp_path: Path, name: str, text: str, field: str, va
         ("LOG_FORMAT", "xml", "one of json, console"),
         ("LOG_LEVEL", "loud", "one of DEBUG"),
         ("REDIS_URL", "cache:6379", "must begin with redis://"),
-        ("REDIS_URL", "redis://:hunter2@cache:port/0", "the host or port is none"),
-        ("REDIS_URL", "redis://[::1/0", "the host or port is none"),
+        ("REDIS_URL", "redis://:hunter2@cache:port/0", "the host or port is not valid"),
+        ("REDIS_URL", "redis://[::1/0", "the host or port is not valid"),
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318", "must begin with http://"),
-        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://collector:port/", "the host or port is none"),
+        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://collector:port/", "the host or port is not valid"),
         ("DATABASE_URL", "mysql://u@h/d", "use sqlite:///path or postgres://"),
         ("DATABASE_URL", "gateway.sqlite3", "use sqlite:///path or postgres://"),
         ("DATABASE_URL", "postgres://u:p@h:port/d", "use sqlite:///path or postgres://"),
@@ -340,19 +340,19 @@ PRIVATE = RSA.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).d
         pytest.param(
             {"JWT_PUBLIC_KEY": RSA_PEM},
             "JWT_ALGORITHMS",
-            "HS256 can't stand beside JWT_PUBLIC_KEY",
+            "HS256 can't be combined with JWT_PUBLIC_KEY",
             id="the default HMAC",
         ),
         pytest.param(
             {"JWT_PUBLIC_KEY": RSA_PEM, "JWT_ALGORITHMS": "RS256,HS384"},
             "JWT_ALGORITHMS",
-            "HS384 can't stand beside JWT_PUBLIC_KEY",
+            "HS384 can't be combined with JWT_PUBLIC_KEY",
             id="an HMAC among others",
         ),
         pytest.param(
             {"JWT_JWKS_URL": "https://id.test/keys", "JWT_SECRET": SECRET},
             "JWT_ALGORITHMS",
-            "HS256 can't stand beside JWT_JWKS_URL",
+            "HS256 can't be combined with JWT_JWKS_URL",
             id="an HMAC beside a JWKS",
         ),
         pytest.param(
@@ -476,7 +476,7 @@ def test_a_key_that_can_not_be_kept(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "secret_key").mkdir()
     (problem,) = problems(tmp_path, "SECRET_KEY", DEBUG="1")
-    assert problem.startswith("SECRET_KEY: can't keep a generated one in ")
+    assert problem.startswith("SECRET_KEY: can't store a generated key in ")
     assert problem.endswith("set SECRET_KEY")
 
 
@@ -511,7 +511,7 @@ def test_a_database_directory_that_can_not_be_made(tmp_path: Path) -> None:
     """One line, instead of SQLite's `unable to open database file`."""
     (tmp_path / "file").write_text("")
     (problem,) = problems(tmp_path, DATABASE_URL="sqlite:///file/db.sqlite3")
-    assert problem.startswith(f"DATABASE_URL: can't make the directory {tmp_path / 'file'}")
+    assert problem.startswith(f"DATABASE_URL: can't create the directory {tmp_path / 'file'}")
 
 
 @pytest.mark.parametrize("host", ["*", "gw.example.com", ".example.com", "localhost", "10.0.0.7", "[::1]"])

@@ -113,7 +113,7 @@ def test_the_name_of_a_placeholder_makes_no_other_route(apply: Any) -> None:
     shown = apply(new)
     assert '~ route http "/api/<int:pk>/"\n    path: "/api/<int:id>/" -> "/api/<int:pk>/"\n1 changed\n' in shown
     twice = new + '[[route]]\npath = "/api/<int:x>/"\nkind = "http"\nbackend = "main"\n'
-    assert refused(apply, twice)[1] == 'route http "/api/<int:x>/": it is there twice; leave one'
+    assert refused(apply, twice)[1] == 'route http "/api/<int:x>/": it is listed twice; keep one'
 
 
 def test_a_dry_run_shows_and_changes_nothing(apply: Any) -> None:
@@ -185,7 +185,7 @@ def test_what_may_not_be_meant_is_said_at_once(
     ("backend", "options", "said"),
     [
         pytest.param("mian", [], '"mian" is unknown; did you mean "main"?', id="a slip"),
-        pytest.param("zzz", [], '"zzz" is unknown; add a [[backend]] of this name', id="no backend at all"),
+        pytest.param("zzz", [], '"zzz" is unknown; add a [[backend]] with this name', id="no backend at all"),
         pytest.param("stored", ["--prune"], "--prune would remove it; add it to the file", id="one that prune removes"),
     ],
 )

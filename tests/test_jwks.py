@@ -291,7 +291,7 @@ async def test_an_issuer_that_is_not_there_is_a_cause_like_others(caplog):
     ("answer", "error"),
     [
         pytest.param((500, {}, b"oops"), "JWT_JWKS_URL: the answer is 500", id="status 500"),
-        pytest.param(b"null", "JWT_JWKS_URL: the answer is no JWKS", id="null"),
+        pytest.param(b"null", "JWT_JWKS_URL: the answer is not a JWKS", id="null"),
         pytest.param((200, {"Content-Length": "9"}, b"{}"), "JWT_JWKS_URL can't be reached", id="cut off"),
     ],
 )

@@ -43,7 +43,7 @@ def test_a_public_key_verifies_its_algorithm(kind, algorithm):
     mine, anothers = private_key(kind), private_key(kind, "another's")
     verifier = Verifier(relay_settings(jwt_public_key=public_pem(mine), jwt_algorithms=(algorithm,)))
     assert verifier.verify(token(mine, algorithm)).user_id == "1"
-    with pytest.raises(InvalidToken, match="fits no key"):
+    with pytest.raises(InvalidToken, match="matches no key"):
         verifier.verify(token(anothers, algorithm))
 
 
@@ -74,7 +74,7 @@ def test_a_token_that_brings_its_own_key_is_not_believed():
         "x5u": "http://127.0.0.1:1/",
         "kid": "../../key",
     }
-    with pytest.raises(InvalidToken, match="fits no key"):
+    with pytest.raises(InvalidToken, match="matches no key"):
         verifier.verify(token(anothers, "RS256", header))
 
 

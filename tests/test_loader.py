@@ -86,9 +86,9 @@ def test_loading_takes_five_queries_whatever_the_size(django_assert_num_queries:
             "backend", "websocket_origin", "https://h\r\nX: y", 'backend "main": websocket_origin:', id="a header"
         ),
         pytest.param("route", "path", "/a/../b", 'route http "/a/../b": path:', id="a path"),
-        pytest.param("route", "access", "nobody", "access: 'nobody' is no access", id="an access"),
+        pytest.param("route", "access", "nobody", "access: 'nobody' is not a valid access", id="an access"),
         pytest.param("route", "access", "roles", "roles: access by roles needs at least one", id="no roles"),
-        pytest.param("route", "kind", "ftp", "kind: 'ftp' is no kind", id="a kind"),
+        pytest.param("route", "kind", "ftp", "kind: 'ftp' is not a valid kind", id="a kind"),
         pytest.param("route", "message_rate", "fast", "message_rate:", id="a rate"),
         pytest.param("origin", "origin", "null", 'origin "null": origin:', id="an origin"),
     ],

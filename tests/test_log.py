@@ -411,7 +411,7 @@ def test_a_marked_token_passes_no_helper(lines, event, secret):
     "text",
     [
         "no token in any place",
-        "token in header: the signature fits no key",
+        "token in header: the signature matches no key",
         "different valid tokens in header and cookie",
         "the token came from a cookie, and there is no Origin",
         "origin https://evil.example is not on the list; nearest: https://app.example.com",

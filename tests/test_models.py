@@ -64,8 +64,8 @@ def test_every_field_says_what_it_does(model: type[models.Model]) -> None:
             {"roles": "admin"}, "roles", "no effect with access authenticated", id="roles that nobody asks for"
         ),
         pytest.param({"access": "public", "roles": "a"}, "roles", "no effect with access public", id="roles in public"),
-        pytest.param({"access": "role"}, "access", "'role' is no access; use public,", id="an unknown access"),
-        pytest.param({"kind": "ws"}, "kind", "'ws' is no kind; use http or websocket", id="an unknown kind"),
+        pytest.param({"access": "role"}, "access", "'role' is not a valid access; use public,", id="an unknown access"),
+        pytest.param({"kind": "ws"}, "kind", "'ws' is not a valid kind; use http or websocket", id="an unknown kind"),
         pytest.param({"kind": "websocket", "methods": "get"}, "methods", "always a GET", id="a handshake's method"),
         pytest.param(
             {"refuse_with": "close"},
@@ -78,7 +78,7 @@ def test_every_field_says_what_it_does(model: type[models.Model]) -> None:
             {"max_connections_per_user": 1}, "max_connections_per_user", "leave it at 0", id="sockets of an HTTP route"
         ),
         pytest.param({"message_rate": "5/s"}, "message_rate", "websocket routes only", id="messages of an HTTP route"),
-        pytest.param({"kind": "websocket", "idle_timeout": -1}, "idle_timeout", "is no time", id="negative idleness"),
+        pytest.param({"kind": "websocket", "idle_timeout": -1}, "idle_timeout", "is not a time", id="negative"),
         pytest.param({"path": ""}, "path", "cannot be blank", id="no path"),
         pytest.param({"path": "/" + "x" * 500}, "path", "at most 500 characters", id="a path too long"),
     ],

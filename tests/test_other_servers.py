@@ -281,7 +281,7 @@ async def test_a_refusal_by_close(front: Front) -> None:
     """`refuse_with = "close"` works everywhere: the codes of a refusal are such that every server can send them."""
     async with front.backend() as backend, front.websocket("/polite-ws", additional_headers={}) as client:
         code, reason = await closed(client)
-    assert (code, reason) == (4401, "" if front.name == "daphne" else "A token is needed here, and none was sent.")
+    assert (code, reason) == (4401, "" if front.name == "daphne" else "A token is required here, and none was sent.")
     assert backend.seen == []
 
 

@@ -78,10 +78,10 @@ def test_good_tokens(changes, given):
     [
         pytest.param({}, {"exp": ...}, "exp is missing", id="no exp"),
         pytest.param({}, {"exp": None}, "exp is missing", id="null exp"),
-        pytest.param({}, {"exp": "4000000000"}, "exp is no number", id="exp as a string"),
+        pytest.param({}, {"exp": "4000000000"}, "exp is not a number", id="exp as a string"),
         pytest.param({}, {"exp": []}, "well-formed", id="exp as a list"),
-        pytest.param({}, {"exp": 1e300}, "exp is no time", id="exp beyond all time"),
-        pytest.param({}, {"iat": "100"}, "iat is no number", id="iat as a string"),
+        pytest.param({}, {"exp": 1e300}, "exp is not a valid time", id="exp beyond all time"),
+        pytest.param({}, {"iat": "100"}, "iat is not a number", id="iat as a string"),
         pytest.param({}, {"iat": FromNow(60)}, r"iat lies \d+ s in the future", id="issued in the future"),
         pytest.param({}, {"iat": 10**400}, r"iat lies 9{20} s", id="issued in a future beyond all time"),
         pytest.param({}, {"nbf": FromNow(60)}, r"nbf lies \d+ s in the future", id="not valid yet"),
@@ -222,7 +222,7 @@ def test_the_previous_secret_counts_until_its_time():
     assert verifier.verify(old) == verifier.verify(old)
     verifier.verify(new)
     clock.now = until
-    with pytest.raises(InvalidToken, match="fits no key"):
+    with pytest.raises(InvalidToken, match="matches no key"):
         verifier.verify(old)
     verifier.verify(new)
 

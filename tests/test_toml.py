@@ -109,7 +109,7 @@ def test_an_empty_file_says_nothing() -> None:
         pytest.param('[[route]]\npath = "/a"', 'route http "/a": backend is missing', id="no backend"),
         pytest.param("[[origin]]", "origin #1: origin is missing", id="no origin"),
         pytest.param(
-            BACKEND + 'urls = ["http://i"]', 'backend "main": url and urls are both there; leave one', id="url and urls"
+            BACKEND + 'urls = ["http://i"]', 'backend "main": url and urls are both set; keep one', id="url and urls"
         ),
         pytest.param(
             BACKEND + 'max_body_size = "64M"',
@@ -156,11 +156,13 @@ def test_an_empty_file_says_nothing() -> None:
         ),
         pytest.param(ROUTE + 'methods = "GET"', "methods: this is a string; write an array", id="text for a list"),
         pytest.param(ROUTE + "methods = [1]", "methods: this is an integer; write a string", id="a number in a list"),
-        pytest.param(ROUTE + 'methods = ["GET,POST"]', "methods: an entry is empty or holds a comma", id="two in one"),
+        pytest.param(
+            ROUTE + 'methods = ["GET,POST"]', "methods: an entry is empty or contains a comma", id="two in one"
+        ),
         pytest.param(ROUTE + 'roles = [""]', "roles: an entry is empty", id="an empty entry"),
         pytest.param(
             '[[backend]]\nname = "main"\nurls = ["http://h\\nhttp://i"]',
-            "urls: an entry is empty or holds a line end",
+            "urls: an entry is empty or contains a line break",
             id="nl",
         ),
         pytest.param(
@@ -174,8 +176,8 @@ def test_an_empty_file_says_nothing() -> None:
             "max_connections_per_user: 3000000000 is more than 2147483647",
             id="32 bits",
         ),
-        pytest.param(BACKEND + "read_timeout = nan", "read_timeout: nan is no time", id="not a number"),
-        pytest.param(BACKEND + "read_timeout = inf", "read_timeout: inf is no time", id="infinity"),
+        pytest.param(BACKEND + "read_timeout = nan", "read_timeout: nan is not a time", id="not a number"),
+        pytest.param(BACKEND + "read_timeout = inf", "read_timeout: inf is not a time", id="infinity"),
         pytest.param(BACKEND + "max_body_size = -1", "max_body_size: -1 is below 0; use 0 for no limit", id="negative"),
         pytest.param(
             '[[backend]]\nname = "main"\nurl = "ftp://x"',
@@ -191,24 +193,30 @@ def test_an_empty_file_says_nothing() -> None:
             '[[route]]\npath = "a"\nbackend = "main"', "route http \"a\": path: 'a' must begin with a slash", id="path"
         ),
         pytest.param(
-            ROUTE + 'access = "all"', "access: 'all' is no access; use public, authenticated or roles", id="access"
+            ROUTE + 'access = "all"',
+            "access: 'all' is not a valid access; use public, authenticated or roles",
+            id="access",
         ),
-        pytest.param(ROUTE + 'kind = "ws"', "route ws \"/a\": kind: 'ws' is no kind; use http or websocket", id="kind"),
         pytest.param(
-            ROUTE + 'kind = "websocket"\nrefuse_with = "no"', "refuse_with: 'no' is no way to refuse", id="refuse_with"
+            ROUTE + 'kind = "ws"', "route ws \"/a\": kind: 'ws' is not a valid kind; use http or websocket", id="kind"
+        ),
+        pytest.param(
+            ROUTE + 'kind = "websocket"\nrefuse_with = "no"',
+            "refuse_with: 'no' is not a way to refuse",
+            id="refuse_with",
         ),
         pytest.param(ROUTE + "idle_timeout = 5", "idle_timeout: 5.0 has an effect on websocket routes only", id="idle"),
         pytest.param(ROUTE + 'access = "roles"', "roles: access by roles needs at least one role", id="no roles"),
         pytest.param('[[origin]]\norigin = "null"', "origin \"null\": origin: 'null' is what", id="null"),
-        pytest.param(BACKEND + BACKEND, 'backend "main": it is there twice; leave one', id="a backend twice"),
+        pytest.param(BACKEND + BACKEND, 'backend "main": it is listed twice; keep one', id="a backend twice"),
         pytest.param(
             ROUTE + 'methods = ["get", "POST"]\n' + ROUTE + 'methods = ["POST", "GET"]',
-            'route http "/a" (GET,POST): it is there twice; leave one',
+            'route http "/a" (GET,POST): it is listed twice; keep one',
             id="a route twice, in other words",
         ),
         pytest.param(
             '[[origin]]\norigin = "https://a.b"\n[[origin]]\norigin = "https://A.b:443"',
-            'origin "https://a.b": it is there twice; leave one',
+            'origin "https://a.b": it is listed twice; keep one',
             id="an origin twice, in other words",
         ),
     ],

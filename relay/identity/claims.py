@@ -18,10 +18,10 @@ from relay.identity.model import Identity
 
 @dataclass(frozen=True, slots=True)
 class Claims:
-    """Which claims say who it is.
+    """The names of the claims that identify a user.
 
     Attributes:
-        leeway: Seconds that a token lives past its ``exp``.
+        leeway: Seconds for which a token stays valid after its ``exp``.
     """
 
     user_id: str = "user_id"
@@ -30,12 +30,12 @@ class Claims:
     leeway: float = 0
 
     def identity(self, claims: Mapping[str, Any], fingerprint: str) -> Identity:
-        """Read the claims of a token whose signature, times, issuer and audience are good.
+        """Read the claims of a token whose signature, times, issuer and audience have been checked.
 
         Raises:
-            InvalidToken: If a claim is not what a backend could trust.
+            InvalidToken: A claim can't be passed to a backend.
         """
-        if claims.get("token_type") == "refresh":  # simplejwt's: good for new tokens only, and it lives for long
+        if claims.get("token_type") == "refresh":  # simplejwt's: long-lived, and only for getting new tokens
             raise InvalidToken("it is a refresh token")
         role, roles = _roles(self.role, claims.get(self.role))
         return Identity(
@@ -61,35 +61,35 @@ def _user_id(name: str, value: Any) -> str:
 
 
 def _roles(name: str, value: Any) -> tuple[str, tuple[str, ...]]:
-    """What the backend gets, and the roles one by one. A string is one role, whatever it holds.
+    """The role field for the backend, and the individual roles. A string is one role, whatever it contains.
 
-    An element of a list must be neither empty nor hold a comma: joined, it would read as roles that nobody gave.
+    An element of a list must not be empty or contain a comma: joined, it would read as roles that nobody granted.
     """
     if not isinstance(value, list):
         role = _text(name, value)
         return role, (role,) if role else ()
     roles = tuple(_text(name, role) for role in value)
     if any(not role or "," in role for role in roles):
-        raise InvalidToken(f"the claim {name} lists a role that is empty or holds a comma")
+        raise InvalidToken(f"the claim {name} lists a role that is empty or contains a comma")
     return ",".join(roles), roles
 
 
 def _text(name: str, value: Any) -> str:
-    """A claim as a field can carry it unchanged; missing or null is empty."""
+    """A claim that a header field can carry unchanged; missing or null is empty."""
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise InvalidToken(f"the claim {name} is no string")
+        raise InvalidToken(f"the claim {name} is not a string")
     # Control characters and lone surrogates are not printable; other characters may not be either, and pass.
     if value != value.strip() or (not value.isprintable() and any(category(c) in ("Cc", "Cs") for c in value)):
-        raise InvalidToken(f"the claim {name} has a control character or white space around it")
+        raise InvalidToken(f"the claim {name} has a control character, or white space around it")
     return value
 
 
 def _time(name: str, value: Any) -> float:
     """A NumericDate (RFC 7519 §2): a JSON number of seconds, not a string or a boolean."""
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise InvalidToken(f"the claim {name} is no number")
+        raise InvalidToken(f"the claim {name} is not a number")
     if not -1e15 < value < 1e15:  # not NaN, not infinite, exact as a float
-        raise InvalidToken(f"the claim {name} is no time")
+        raise InvalidToken(f"the claim {name} is not a valid time")
     return float(value)

@@ -4,9 +4,9 @@
 
     TokenError
     ├── InvalidToken        invalid_token
-    │   ├── WrongKey        signed with another key than the one that was tried
-    │   └── UnknownKey      signed with a key that the JWKS, as it was last fetched, does not have
-    └── ExpiredToken        expired_token   good in all but its exp
+    │   ├── WrongKey        not signed with the key that was tried
+    │   └── UnknownKey      signed with a key that the JWKS, when last fetched, did not have
+    └── ExpiredToken        expired_token   valid except for its exp
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ class InvalidToken(TokenError):
 
 
 class WrongKey(InvalidToken):
-    """The signature is not of this key; another one may fit."""
+    """The signature does not match this key; another key may match."""
 
 
 class UnknownKey(InvalidToken):
-    """No key at hand fits; the issuer may have a new one."""
+    """No known key matches; the issuer may have a new one."""
 
 
 class ExpiredToken(TokenError):
-    """The signature is good, and ``exp`` plus the leeway has passed."""
+    """The signature is valid, but ``exp`` plus the leeway has passed."""
 
     code = "expired_token"

@@ -1,7 +1,7 @@
 """The keys that tokens are verified with: one `Key` per key and algorithm, through simplejwt's `TokenBackend`.
 
-A key only ever meets its own algorithm: what a token's header says picks among the pinned ones, and never how a key is
-read (RFC 8725 §3.1). So ``none`` can't be asked for, and a public key can't be taken for an HMAC secret.
+A key is only ever used with its own algorithm: a token's header selects among the pinned ones, and never decides how a
+key is read (RFC 8725 §3.1). So ``none`` can't be requested, and a public key can't be taken for an HMAC secret.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ if TYPE_CHECKING:
 
 NEVER = float("inf")
 
-# The settings judge the length of a secret, once (`gatewaysite.env`, relay.W001); PyJWT would do so for each token.
+# The length of a secret is checked once (`gatewaysite.env`, relay.W001); PyJWT would warn for each token.
 warnings.filterwarnings("ignore", category=InsecureKeyLengthWarning)
 
-_MOST_KEYS = 64  # of a JWKS that are looked at; real ones have two to ten
+_MOST_KEYS = 64  # of a JWKS are read; real ones have two to ten
 
 
 class Key(TokenBackend):
-    """A key with its algorithm, and the issuer, audience and leeway that its tokens are held to.
+    """A key with its algorithm, and the issuer, audience and leeway that its tokens are checked against.
 
     Args:
-        key: The secret for HMAC, else a PEM text or a public key object.
-        kid: Its name in a JWKS; None: it may fit any token.
-        until: Unix time from which it verifies nothing any more.
+        key: The secret for HMAC, otherwise a PEM text or a public key object.
+        kid: Its id in a JWKS; None: it may match any token.
+        until: Unix time from which it no longer verifies anything.
 
     Raises:
-        ValueError: If the key is none for this algorithm.
+        ValueError: The key can't be used with this algorithm.
     """
 
     def __init__(
@@ -59,17 +59,17 @@ class Key(TokenBackend):
             raise ValueError(why)
 
     def claims(self, token: str, *, now: bool = True) -> dict[str, Any]:
-        """The claims of a token that this key signed and that is good.
+        """The claims of a valid token that this key signed.
 
-        As simplejwt's ``decode``, but ``exp`` is required, and ``sub`` may be an integer, since the user id may.
+        Like simplejwt's ``decode``, but ``exp`` is required, and ``sub`` may be an integer, as the user id may.
 
         Args:
-            now: Whether it must be good at this moment, or may have expired.
+            now: Whether it must be valid right now; if not, it may have expired.
 
         Raises:
-            WrongKey: The signature is another's.
-            ExpiredToken: All is good but ``exp``.
-            InvalidToken: Anything else.
+            WrongKey: The signature is not from this key.
+            ExpiredToken: Only ``exp`` has passed.
+            InvalidToken: Anything else is wrong.
         """
         try:
             claims: dict[str, Any] = jwt.decode(
@@ -87,13 +87,13 @@ class Key(TokenBackend):
                 },
             )
         except jwt.InvalidSignatureError as exc:
-            raise WrongKey("the signature fits no key") from exc
+            raise WrongKey("the signature matches no key") from exc
         except jwt.PyJWTError as exc:
             raise self._explained(token, exc) from exc
         return claims
 
     def _explained(self, token: str, exc: jwt.PyJWTError) -> InvalidToken | ExpiredToken:
-        """What was compared with what; PyJWT looks at claims only when the signature is good."""
+        """Our error for PyJWT's, with the values compared; PyJWT checks claims only after the signature."""
         match exc:
             case jwt.ExpiredSignatureError():
                 return ExpiredToken(f"exp passed {_distance(token, 'exp')} s ago")
@@ -107,9 +107,9 @@ class Key(TokenBackend):
             case jwt.MissingRequiredClaimError():
                 return InvalidToken(f"the claim {exc.claim} is missing")
             case InvalidJTIError():
-                return InvalidToken("the claim jti is no string")
+                return InvalidToken("the claim jti is not a string")
             case _:
-                return InvalidToken("it is not a well-formed JWT, or a time in it is no number")
+                return InvalidToken("it is not a well-formed JWT, or a time in it is not a number")
 
 
 def _claim(token: str, name: str) -> Any:
@@ -117,21 +117,21 @@ def _claim(token: str, name: str) -> Any:
 
 
 def _distance(token: str, name: str) -> str:
-    """Seconds between a time in a token and now; of a number beyond all reason its first digits."""
+    """Seconds between a time in a token and now, cut to 20 digits for absurd values."""
     return str(abs(int(_claim(token, name)) - int(time.time())))[:20]
 
 
 def configured(settings: RelaySettings) -> tuple[Key, ...]:
-    """The keys that the settings themselves hold, the current before the previous.
+    """The keys that the settings themselves contain, current before previous.
 
     Raises:
-        ValueError: If an HMAC algorithm stands beside a public key or a JWKS (RFC 8725 §3.1), or the PEM is no
-            key for any of the algorithms.
+        ValueError: An HMAC algorithm is combined with a public key or a JWKS (RFC 8725 §3.1), or the PEM can't be used
+            with any of the algorithms.
     """
     algorithms = settings.jwt_algorithms
     if settings.jwt_public_key or settings.jwt_jwks_url:
         if not set(algorithms).isdisjoint(HMAC):
-            raise ValueError("JWT_ALGORITHMS: an HMAC algorithm can't stand beside a public key or JWKS")
+            raise ValueError("JWT_ALGORITHMS: an HMAC algorithm can't be combined with a public key or JWKS")
         keys = tuple(usable(algorithms, settings.jwt_public_key, settings)) if settings.jwt_public_key else ()
         if settings.jwt_public_key and not keys:
             raise ValueError(f"JWT_PUBLIC_KEY: not a public key for {', '.join(algorithms)}")
@@ -157,16 +157,14 @@ def usable(algorithms: Iterable[str], key: Any, settings: RelaySettings, kid: st
 
 
 def published(document: Any, settings: RelaySettings) -> tuple[Key, ...]:
-    """The keys of a JWKS that are public, for signatures and for a pinned algorithm (RFC 7517 §4).
-
-    The others are skipped (§5).
+    """The public signature keys of a JWKS that fit a pinned algorithm (RFC 7517 §4); others are skipped (§5).
 
     Raises:
-        ValueError: If it is no JWKS, or holds not one such key.
+        ValueError: It is not a JWKS, or contains no such key.
     """
     entries = document.get("keys") if isinstance(document, Mapping) else None
     if not isinstance(entries, list):
-        raise ValueError("the answer is no JWKS")
+        raise ValueError("the answer is not a JWKS")
     keys = tuple(key for entry in entries[:_MOST_KEYS] for key in _of_entry(entry, settings))
     if not keys:
         raise ValueError(f"none of its {len(entries)} keys can be used with {', '.join(settings.jwt_algorithms)}")
@@ -191,7 +189,7 @@ def _of_entry(entry: Any, settings: RelaySettings) -> Iterator[Key]:
 def candidates(keys: Iterable[Key], algorithm: str, kid: str | None, now: float) -> list[Key]:
     """The keys that may have signed a token with this header (RFC 7515 §4.1.4).
 
-    A ``kid`` that is missing on either side fits any.
+    A ``kid`` missing on either side matches any.
     """
     return [
         key

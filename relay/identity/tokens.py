@@ -32,7 +32,7 @@ _COMPACT = re.compile(r"([A-Za-z0-9_-]+)\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 
 
 class Verifier:
-    """Verifies tokens by the settings. For one thread at a time.
+    """Verifies tokens according to the settings. For one thread at a time.
 
     Args:
         clock: Unix time.
@@ -41,7 +41,7 @@ class Verifier:
         jwks: Where keys are fetched, or None.
 
     Raises:
-        ValueError: If the settings' key can't be used with the algorithms.
+        ValueError: The configured key can't be used with the algorithms.
     """
 
     def __init__(self, settings: RelaySettings, clock: Callable[[], float] = time.time) -> None:
@@ -55,11 +55,11 @@ class Verifier:
         self.jwks = Jwks(settings, self._verified.clear) if settings.jwt_jwks_url else None
 
     def verify(self, token: str) -> Identity:
-        """Who the token names.
+        """The identity that a valid token names.
 
         Raises:
-            InvalidToken, ExpiredToken: Why it does not count.
-            UnknownKey: The JWKS at hand has no key for it.
+            InvalidToken, ExpiredToken: The token does not count.
+            UnknownKey: The JWKS as last fetched has no key for it.
         """
         now = self._clock()
         known = self._verified.pop(token, None)
@@ -69,17 +69,17 @@ class Verifier:
             if len(self._verified) >= REMEMBERED:
                 del self._verified[next(iter(self._verified))]
         elif now >= known[1]:
-            return self._read(token, now)[0]  # most likely to say why not
+            return self._read(token, now)[0]  # raises, most likely
         self._verified[token] = known
         return known[0]
 
     def verify_expired(self, token: str) -> Identity:
-        """The same, but a token that is good in all but its ``exp`` counts as well."""
+        """Like `verify`, but a token that is valid except for its ``exp`` counts as well."""
         return self._read(token, self._clock(), expired=True)[0]
 
     def _read(self, token: str, now: float, *, expired: bool = False) -> tuple[Identity, Key]:
         if len(token) > LONGEST:
-            raise InvalidToken(f"it has {len(token)} characters, at most {LONGEST} are looked at")
+            raise InvalidToken(f"it has {len(token)} characters, more than {LONGEST}")
         compact = _COMPACT.fullmatch(token)
         if compact is None:
             raise InvalidToken("it is not in JWS compact form")
@@ -97,8 +97,8 @@ class Verifier:
                 raise ExpiredToken(f"exp passed {now - identity.expires_at:.0f} s ago")
             return identity, key
         if self.jwks is not None:
-            raise UnknownKey(f"no key of the JWKS fits; kid is {(kid or '')[:100]!r}")
-        raise InvalidToken("the signature fits no key")
+            raise UnknownKey(f"no key of the JWKS matches; kid is {(kid or '')[:100]!r}")
+        raise InvalidToken("the signature matches no key")
 
 
 @lru_cache(maxsize=256)  # all tokens of an issuer begin alike
@@ -106,18 +106,18 @@ def _header(segment: str) -> tuple[str, str | None]:
     """``alg`` and ``kid`` of a JOSE header.
 
     Raises:
-        InvalidToken: If it is none, or lists extensions that must be understood (``crit``, RFC 7515 §4.1.11):
-            we know none.
+        InvalidToken: It is malformed, or lists extensions that must be understood (``crit``, RFC 7515 §4.1.11):
+            none are supported.
     """
     try:
         header = json.loads(urlsafe_b64decode(segment + "=" * (-len(segment) % 4)))
     except (ValueError, RecursionError) as exc:
-        raise InvalidToken("its header is no JSON") from exc
+        raise InvalidToken("its header is not JSON") from exc
     if not isinstance(header, dict):
-        raise InvalidToken("its header is no JSON object")
+        raise InvalidToken("its header is not a JSON object")
     algorithm, kid = header.get("alg"), header.get("kid")
     if not isinstance(algorithm, str) or not (kid is None or isinstance(kid, str)):
-        raise InvalidToken("alg or kid of its header is no string")
+        raise InvalidToken("alg or kid in its header is not a string")
     if "crit" in header or "b64" in header:
         raise InvalidToken("its header asks for extensions (crit)")
     return algorithm, kid
@@ -126,7 +126,7 @@ def _header(segment: str) -> tuple[str, str | None]:
 def choose(presented: Sequence[Presented]) -> Identification:
     """Which token counts (contract, section 4).
 
-    The first valid one; none if there are two different valid ones; and of none that is valid the first says why.
+    The first valid one; none if two different ones are valid. If none is valid, the first one's error is reported.
     """
     if not presented:
         return NOBODY

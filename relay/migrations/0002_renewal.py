@@ -15,7 +15,7 @@ class Migration(migrations.Migration):
             name='Renewal',
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('fingerprint', models.CharField(help_text='Of the old token.', max_length=64)),
+                ('fingerprint', models.CharField(help_text="The old token's.", max_length=64)),
                 ('identity', models.JSONField(help_text='What the fresh token says.')),
                 ('created_at', models.DateTimeField(db_index=True, default=django.utils.timezone.now)),
             ],

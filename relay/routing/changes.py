@@ -1,4 +1,4 @@
-"""The difference between a TOML file and the database, to be shown and applied."""
+"""Compute, show and apply the difference between a TOML file and the database."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Change:
     """One row that is added, changed or removed.
 
     Attributes:
-        row: What is saved or deleted.
-        fields: Of a changed row: key, value before, value after, as TOML has them.
-        backend: Name of a route's backend.
+        row: The row to save or delete.
+        fields: For a changed row: key, value before and value after, as in TOML.
+        backend: The name of a route's backend.
     """
 
     sign: Literal["+", "~", "-"]
@@ -35,13 +35,13 @@ class Change:
 
 
 def apply(document: Document, *, prune: bool = False, dry_run: bool = False) -> list[Change]:
-    """Make the database say what a file says, all of it or nothing; give back what that changed, or would change.
+    """Make the database match a file, all or nothing; return what changed, or would change.
 
     Args:
         prune: Remove what the file lacks.
 
     Raises:
-        TomlError: The file has problems, or names a backend that is nowhere; nothing was changed.
+        TomlError: The file has problems, or names an unknown backend; nothing was changed.
     """
     changes = difference(document, prune)
     if changes and not dry_run:
@@ -52,7 +52,7 @@ def apply(document: Document, *, prune: bool = False, dry_run: bool = False) -> 
 
 
 def difference(document: Document, prune: bool) -> list[Change]:
-    """What has to change: backends, routes, origins.
+    """The necessary changes: backends, then routes, then origins.
 
     Raises:
         TomlError: See `apply`.
@@ -79,11 +79,11 @@ def _unknown_backends(
         if not backend or backend in known:
             continue
         if backend in stored:
-            mend = "it is not in the file, and --prune would remove it; add it to the file"
+            fix = "it is not in the file, and --prune would remove it; add it to the file"
         else:
             near = difflib.get_close_matches(backend, known, 1)
-            mend = f"did you mean {toml.quoted(near[0])}?" if near else "add a [[backend]] of this name"
-        yield f"{route.label}: backend: {toml.quoted(backend)} is unknown; {mend}"
+            fix = f"did you mean {toml.quoted(near[0])}?" if near else "add a [[backend]] with this name"
+        yield f"{route.label}: backend: {toml.quoted(backend)} is unknown; {fix}"
 
 
 def _compare(stored: Iterable[tuple[Counted, str]], wanted: Iterable[tuple[Counted, str]], prune: bool) -> list[Change]:
@@ -103,7 +103,7 @@ def _compare(stored: Iterable[tuple[Counted, str]], wanted: Iterable[tuple[Count
 
 
 def _save(changes: list[Change]) -> None:
-    """Removals last: by then no route that stays leads to a backend that goes."""
+    """Save and delete, deletions last: by then no remaining route leads to a deleted backend."""
     for change in changes:
         if change.sign != "-":
             change.row.save()

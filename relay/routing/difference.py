@@ -1,4 +1,4 @@
-"""Which rows differ between two configurations, as the log tells it. Pure."""
+"""Which rows differ between two configurations, for the log. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from relay.routing.snapshot import Snapshot
 
 MOST = 20
-"""Rows that are named; a first import may have hundreds."""
+"""Rows that are listed; a first import may have hundreds."""
 
 
 def difference(before: Snapshot, after: Snapshot) -> list[str]:

@@ -1,4 +1,4 @@
-"""From the database to a `Snapshot`, and from the environment to a first configuration."""
+"""Load a `Snapshot` from the database, and a first configuration from the environment."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ATTEMPTS = 5
 
 
 class InvalidConfiguration(Exception):
-    """What the database holds can't be used; `problems` has a line for each reason."""
+    """The configuration in the database can't be used; `problems` has one line for each reason."""
 
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__("\n".join(problems))
@@ -26,11 +26,11 @@ class InvalidConfiguration(Exception):
 def load_snapshot() -> Snapshot:
     """Read the whole configuration, disabled rows included, in five queries.
 
-    The revision is read before and after: if it is the same, nothing was committed in between, and the rows belong
-    together, whatever the isolation level and without a lock. Writers who don't pause have to wait for once.
+    The revision is read before and after: if it is unchanged, nothing was committed in between and the rows belong
+    together, without a lock and at any isolation level. If writers never pause, a lock makes them wait once.
 
     Raises:
-        InvalidConfiguration: Rows hold what no form would have taken (they were written by other means).
+        InvalidConfiguration: Rows contain what no form would have accepted (they were written by other means).
         django.db.Error: The database can't be reached or read.
     """
     for _ in range(_ATTEMPTS):
@@ -100,11 +100,11 @@ def _route(row: models.Route, backend: str) -> Route:
 def bootstrap(main_service_url: str, allowed_origins: Sequence[str]) -> None:
     """Turn ``MAIN_SERVICE_URL`` and ``ALLOWED_ORIGINS`` into a first configuration.
 
-    Only with no backend in the database, so nothing that operators do later is undone; the values are checked always.
-    Of several processes that start at once, one makes it: `Revision.counting` puts them in line.
+    Only if the database has no backend, so nothing that operators do later is undone; the values are always checked.
+    Among processes that start together, one creates it: `Revision.counting` serialises them.
 
     Raises:
-        ImproperlyConfigured: A value can't be used; a line for each, with the variable's name.
+        ImproperlyConfigured: Values can't be used; one line for each, with the variable's name.
     """
     backend = models.Backend(name="main", urls=main_service_url)
     origins = [models.Origin(origin=origin, note="ALLOWED_ORIGINS") for origin in dict.fromkeys(allowed_origins)]

@@ -1,8 +1,8 @@
-"""The path that is judged must be the path that the backend reads. Pure.
+"""Make sure that the path we judge is the path that the backend reads. Pure.
 
 A backend may decode twice, merge slashes, resolve dot segments, drop ``;parameters`` or take the path for a whole URL;
-each of these can turn an allowed path into another one. `check` refuses what has no honest use; `readings` gives the
-milder variants, which are harmless unless they lead to another route.
+each of these can turn an allowed path into another one. `check` refuses what has no legitimate use; `readings` gives
+the milder variants, which are harmless unless they match another route.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from collections.abc import Iterable
 from urllib.parse import unquote, unquote_to_bytes
 
 PLACEHOLDER = re.compile(r"<(?:(?P<converter>[^>:]+):)?(?P<name>[^>]+)>")
-"""In a route's path, as Django writes it."""
+"""A placeholder in a route's path, in Django's syntax."""
 
 LONGEST = 8192
-"""Bytes of a path that has to be read in several ways; by default nginx takes no longer one at all."""
+"""Bytes of a path that needs several readings; nginx, by default, accepts no longer path at all."""
 
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 _OVERLONG = re.compile(rb"[\xc0\xc1][\x80-\xbf]|\xe0[\x80-\x9f]|\xf0[\x80-\x8f]|\xf8[\x80-\x87]|\xfc[\x80-\x83]")
@@ -36,17 +36,17 @@ def shape(path: str) -> str:
 def decode(raw: bytes) -> str:
     """The path that routes are matched against: percent-decoded once, as UTF-8.
 
-    Bytes that are no UTF-8 stay distinct (surrogates), so that two different raw paths never become one.
+    Bytes that are not UTF-8 stay distinct (surrogates), so two different raw paths never become the same.
     """
     return unquote_to_bytes(raw).decode("utf-8", "surrogateescape")
 
 
 def check(raw: bytes) -> str | None:
-    """Say what is wrong with a raw path (no query), or None.
+    """What is wrong with a raw path (without query), or None.
 
     Refused: control characters, backslashes, encoded slashes and dot segments (``..;x`` too), each also doubly encoded,
-    overlong UTF-8 (RFC 3629 §3: ``%c0%ae`` is no dot), a fragment, a path that does not begin with a slash, and one
-    that would take long to be read in all its ways.
+    overlong UTF-8 (RFC 3629 §3: ``%c0%ae`` is not a dot), a fragment, a path that does not begin with a slash, and one
+    whose readings would take long to compute.
     """
     if not raw.startswith(b"/"):
         return "the path does not begin with a slash"
@@ -57,7 +57,7 @@ def check(raw: bytes) -> str | None:
     slashes = raw.count(b"/")
     if wrong := _wrong(raw, slashes):
         return wrong
-    # What nearly every request looks like has nothing to decode.
+    # The usual case: nothing to decode.
     if b"%" not in raw:
         return None
     once = unquote_to_bytes(raw)
@@ -82,10 +82,10 @@ def _wrong(form: bytes, slashes: int) -> str | None:
 
 
 def readings(path: str) -> Iterable[str]:
-    """The other paths that a lenient backend may read in a decoded one that passed `check`; at most 31.
+    """The other paths that a lenient backend may read a decoded path as, after `check`; at most 31.
 
-    It may take ``//name`` in front for a host (as a URL parser does), decode once more, end the path at a ``?`` or
-    ``#`` that was encoded, drop ``;parameters``, merge slashes: each or not, in this order.
+    The backend may take a leading ``//name`` for a host (as a URL parser does), decode once more, end the path at an
+    encoded ``?`` or ``#``, drop ``;parameters`` and merge slashes: any combination, in this order.
     """
     if not _VARIED.search(path):
         return ()
@@ -116,5 +116,5 @@ def _merged(path: str) -> str:
 
 
 def after_segments(raw: bytes, slashes: int) -> bytes:
-    """What follows the given number of slashes in a raw path; it is safe to count, as no slash hides in an escape."""
+    """What follows the given number of slashes in a raw path; `check` made sure that no slash hides in an escape."""
     return b"/".join(raw.split(b"/")[slashes:])

@@ -1,4 +1,4 @@
-"""The paths of routes, in Django's syntax: taken apart once, matched in linear time. Pure."""
+"""Route paths in Django's syntax: parsed once, matched in linear time. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from relay.routing import paths
 
-# Those of Django (django.urls.converters): it is their syntax, and both read it alike.
+# As in django.urls.converters: the syntax is Django's, and must mean the same here.
 _CONVERTERS = MappingProxyType(
     {
         "int": re.compile(r"[0-9]+"),
@@ -22,9 +22,9 @@ _CONVERTERS = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """A route's path, taken apart: a literal beginning, then what stands for placeholders and between them.
+    """A parsed route path: a literal beginning, then placeholders and the literals between them.
 
-    Every way through a path is followed at once, so a match takes time in proportion to the path. A regular expression
+    All possible matches are followed at once, so matching takes time proportional to the path. A regular expression
     tries them one by one: with ``<slug:a>-<slug:b>-<slug:c>`` a stranger could keep it busy for minutes.
     """
 
@@ -33,7 +33,7 @@ class Pattern:
     is_prefix: bool
 
     def end(self, path: str) -> int | None:
-        """Where the match of a path ends, or None: at its end, or with a prefix before a slash, the last if several."""
+        """Where the match ends, or None: at the end of the path or, for a prefix, before the last possible slash."""
         if not path.startswith(self.literal):  # nearly every pattern ends here
             return None
         ends = [len(self.literal)]
@@ -49,13 +49,13 @@ class Pattern:
 
 
 def _placeholder_ends(converter: re.Pattern[str], path: str, starts: list[int]) -> list[int]:
-    """Every place where a placeholder can end that begins at one of some places; both in ascending order."""
+    """Every position where a placeholder starting at one of `starts` can end; both in ascending order."""
     ends: list[int] = []
-    repeats = converter.pattern.endswith("+")  # any part of a run fits as well; a uuid is whole
+    repeats = converter.pattern.endswith("+")  # any part of a run matches too; a uuid must be complete
     run = 0
     for start in starts:
         if repeats and start < run:
-            continue  # what begins inside a run ends inside the same run
+            continue  # a start inside a run has the same ends
         if found := converter.match(path, start):
             run = found.end()
             ends += range(start + 1, run + 1) if repeats else (run,)
@@ -63,19 +63,19 @@ def _placeholder_ends(converter: re.Pattern[str], path: str, starts: list[int]) 
 
 
 def compile_path(path: str) -> Pattern:
-    """Take a route's path apart: exact, or a prefix that ends at a segment.
+    """Parse a route's path: exact, or a prefix that ends at a segment.
 
     Raises:
-        ValueError: The path names a converter that Django does not know, or a name twice.
+        ValueError: The path uses a converter unknown to Django, or a name that is invalid or repeated.
     """
     literal, *rest = paths.PLACEHOLDER.split(path.removesuffix("/"))
     parts: list[str | re.Pattern[str]] = []
     names: set[str] = set()
-    for kind, name, behind in zip(rest[0::3], rest[1::3], rest[2::3], strict=True):
+    for kind, name, literal_after in zip(rest[0::3], rest[1::3], rest[2::3], strict=True):
         if (kind or "str") not in _CONVERTERS:
-            raise ValueError(f"{path!r} uses the converter {kind!r}; there are {', '.join(_CONVERTERS)}")
+            raise ValueError(f"{path!r} uses the converter {kind!r}; known are {', '.join(_CONVERTERS)}")
         if not name.isidentifier() or name in names:
-            raise ValueError(f"{path!r}: {name!r} must be a name, and used once")
+            raise ValueError(f"{path!r}: {name!r} must be a valid name, used once")
         names.add(name)
-        parts += [_CONVERTERS[kind or "str"], behind]
+        parts += [_CONVERTERS[kind or "str"], literal_after]
     return Pattern(literal, tuple(parts), path.endswith("/"))

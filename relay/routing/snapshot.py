@@ -1,6 +1,6 @@
-"""The configuration of one moment: frozen backends, routes and origins, indexed for matching. Pure.
+"""The configuration at one moment: frozen backends, routes and origins, indexed for matching. Pure.
 
-Every request is judged by one snapshot from beginning to end; a change makes a new one.
+Each request is judged by a single snapshot throughout; a change makes a new one.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _RATE = re.compile(r"(\d{1,9})/([smh])(?:;burst=(\d{1,9}))?")
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """So many per period, with a burst on top of an even flow (a token bucket).
+    """A rate limit: a token bucket.
 
     Attributes:
-        count: How many in one period.
+        count: Allowed in one period, on average.
         seconds: The period.
-        burst: How many at once; at least 1.
+        burst: Allowed at once; at least 1.
     """
 
     count: int
@@ -43,14 +43,14 @@ class Rate:
         """Read ``50/s``, ``100/m`` or ``1000/h;burst=200``.
 
         Raises:
-            ValueError: A sentence that says what is expected.
+            ValueError: The text is not a rate; the message says what is expected.
         """
         found = _RATE.fullmatch(text.replace(" ", ""))
         if found is None:
-            raise ValueError(f"{text!r} is no rate; write for example 50/s or 100/m;burst=200")
+            raise ValueError(f"{text!r} is not a valid rate; write for example 50/s or 100/m;burst=200")
         count, unit, burst = int(found[1]), found[2], int(found[3] or found[1])
         if count < 1 or burst < 1:
-            raise ValueError(f"{text!r} would let nothing through; a rate and its burst are at least 1")
+            raise ValueError(f"{text!r} would let nothing through; a rate and its burst must be at least 1")
         return cls(count, _UNITS[unit], burst)
 
 
@@ -75,23 +75,23 @@ class Url:
         """Read a backend's url.
 
         Raises:
-            ValueError: A sentence that names the url and what is wrong with it, and never repeats a password.
+            ValueError: The url is not valid; the message says why, and never repeats a password.
         """
         scheme_text, _, rest = text.partition("://")
         if "@" in re.split(r"[/?#]", rest, maxsplit=1)[0]:
             host = rest.rpartition("@")[2]
-            raise ValueError(f"{scheme_text}://…@{host} holds a user or password; a backend url can't")
+            raise ValueError(f"{scheme_text}://…@{host} contains a user or password; a backend url can't")
         if not _VISIBLE.fullmatch(text):
-            raise ValueError(f"{text!r} has a space, a backslash or a sign outside ASCII; a host is written as xn--…")
+            raise ValueError(f"{text!r} has a space, a backslash or a non-ASCII character; write a host as xn--…")
         try:
             parts = urlsplit(text)
             port = parts.port
         except ValueError as exc:
-            raise ValueError(f"{text!r} is no url: {exc}") from exc
+            raise ValueError(f"{text!r} is not a valid url: {exc}") from exc
         if parts.scheme not in ("http", "https"):
             raise ValueError(f"{text!r} must begin with http:// or https://")
         if not parts.hostname:
-            raise ValueError(f"{text!r} names no host")
+            raise ValueError(f"{text!r} has no host")
         if port == 0:
             raise ValueError(f"{text!r} has port 0")
         if "?" in text or "#" in text:
@@ -115,7 +115,7 @@ class Url:
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """A service behind the gateway. Times in seconds, sizes in bytes, 0: no limit."""
+    """A service behind the gateway. Times are in seconds, sizes in bytes; 0 means no limit."""
 
     name: str
     urls: tuple[Url, ...]
@@ -133,7 +133,7 @@ class Backend:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """What leads to a backend. `path` is in Django's syntax; a trailing slash makes it a prefix."""
+    """A path that leads to a backend. `path` is in Django's syntax; a trailing slash makes it a prefix."""
 
     path: str
     kind: Kind
@@ -161,7 +161,7 @@ class Route:
         return not self.methods or method in self.methods or (method == "HEAD" and "GET" in self.methods)
 
     def admits(self, identity: Identity | None) -> bool:
-        """Whether somebody may use it; a public route asks nobody, and any of the roles will do."""
+        """Whether somebody may use this route: anyone if it is public; otherwise any of the roles is enough."""
         if self.access == "public":
             return True
         if identity is None:
@@ -192,7 +192,7 @@ class Match:
         replacement = self.route.upstream_path.encode()
         if not self.route.is_prefix:
             return replacement
-        # "Exactly one slash": what begins with two, a backend may take for a host (RFC 3986 §4.2).
+        # "Exactly one slash": a backend may take what follows two for a host (RFC 3986 §4.2).
         rest = paths.after_segments(raw_path, self.slashes).lstrip(b"/")
         if not rest and not raw_path.endswith(b"/"):
             return replacement.rstrip(b"/") or b"/"
@@ -209,19 +209,19 @@ class _Compiled:
 
     def match(self, path: str) -> Match | None:
         end = self.pattern.end(path)
-        # A prefix covers the slash behind it too, whether the path has one or not.
+        # A prefix also covers the slash after it, whether the path has one or not.
         return None if end is None else Match(self.route, path.count("/", 0, end) + self.route.is_prefix)
 
 
 _BREADTH = MappingProxyType({"int": 1, "uuid": 1, "slug": 2, "str": 3, "path": 4})
-"""How much a converter of Django's takes, compared with others; a literal segment has 0."""
+"""How much each of Django's converters matches, relative to the others; a literal segment has 0."""
 
 
 def _specificity(route: Route) -> tuple[object, ...]:
     """Sort key: exact before prefix, more segments first, literal before ``<…>``, with methods before without.
 
-    Of two placeholders the one that takes less counts more: a public ``<path:rest>`` must not open what a
-    ``<uuid:id>`` guards. A ``HEAD`` that is named counts more than one that a ``GET`` includes.
+    Of two placeholders, the one that matches less wins: a public ``<path:rest>`` must not open what a ``<uuid:id>``
+    guards. A ``HEAD`` that is listed wins over one that a ``GET`` includes.
     """
     segments = route.path.rstrip("/").split("/")[1:]
     return (
@@ -244,7 +244,7 @@ class _Index:
     exact: Mapping[str, tuple[_Compiled, ...]]
     prefixes: Mapping[str, tuple[_Compiled, ...]]
     patterns: tuple[_Compiled, ...]
-    depth: int  # slashes in the longest literal prefix: no path has to be looked at any deeper
+    depth: int  # slashes in the longest literal prefix; no deeper parent of a path can match
 
     @classmethod
     def build(cls, routes: Iterable[Route]) -> _Index:
@@ -283,7 +283,7 @@ class Snapshot:
     """Backends by name, all routes and all origins, disabled ones included.
 
     Attributes:
-        revision: Of the database's configuration; two snapshots with equal content may differ in it.
+        revision: The configuration's revision in the database; snapshots with equal content may differ in it.
     """
 
     backends: Mapping[str, Backend] = field(default_factory=dict)
@@ -305,7 +305,7 @@ class Snapshot:
 
     @cached_property
     def _origins(self) -> tuple[frozenset[str], tuple[tuple[str, str], ...], bool]:
-        """Exact origins; (scheme and ``://``, dotted suffix) of wildcards; whether ``*`` is there."""
+        """Exact origins; (scheme and ``://``, dotted suffix) of each wildcard; whether ``*`` is listed."""
         enabled = [normalise_origin(o.origin) or o.origin for o in self.origins if o.enabled]
         wild = [o.partition("*") for o in enabled if "://*." in o]
         return frozenset(enabled), tuple((scheme, suffix) for scheme, _, suffix in wild), "*" in enabled
@@ -335,7 +335,7 @@ _ORIGIN = re.compile(
 
 
 def normalise_origin(origin: str) -> str | None:
-    """``scheme://host[:port]`` in lowercase, without the default port; None if it is no such thing (``null``)."""
+    """``scheme://host[:port]`` in lowercase, without the default port; None if it is not an origin (``null``)."""
     if len(origin) > 512:
         return None
     found = _ORIGIN.fullmatch(origin)

@@ -1,7 +1,7 @@
-"""The configuration as a TOML file: read with every problem named, written so that reading it again changes nothing.
+"""The configuration as a TOML file: read with all problems reported, written so that importing it changes nothing.
 
-A table is a row of the database, a key one of its fields; ``url`` is short for ``urls`` with one entry. Types are those
-of the model's fields, rules those of the admin (`relay.revision.Counted.problems`).
+A table is a row of the database, and a key is one of its fields; ``url`` stands for ``urls`` with one entry. Types are
+those of the model's fields; rules are those of the admin (`relay.revision.Counted.problems`).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _REQUIRED = MappingProxyType(
 """Fields without a default, and how they are written."""
 
 _ALWAYS = frozenset({"kind", "access", *_REQUIRED})
-"""Keys that are written even where they say the default: without them the file can't be read on its own."""
+"""Keys that are written even if they have the default: without them a reader could not understand the file."""
 
 _LISTS: Mapping[str, tuple[str, Callable[[str], tuple[str, ...]]]] = MappingProxyType(
     {"urls": ("\n", validation.lines), "methods": (",", validation.items), "roles": (",", validation.items)}
@@ -51,7 +51,7 @@ _INTEGERS = range(-(2**63), 2**63)  # what TOML 1.0 promises to carry
 
 
 class TomlError(Exception):
-    """A file can't be applied; `problems` has a line for each reason."""
+    """A file can't be applied; `problems` has one line for each reason."""
 
     def __init__(self, problems: Iterable[str]) -> None:
         self.problems = tuple(problems)
@@ -60,11 +60,11 @@ class TomlError(Exception):
 
 @dataclass(slots=True)
 class Document:
-    """What a file says, as rows that are not saved yet.
+    """The content of a file, as unsaved rows.
 
     Attributes:
-        routes: Each with the name of its backend, which may be in the file or in the database; empty: it has none.
-        problems: A line for each thing to mend. Rows that have some are here nevertheless.
+        routes: Each with the name of its backend, in the file or in the database; empty if it has none.
+        problems: One line for each thing to fix. Rows with problems are included.
     """
 
     backends: list[Backend] = field(default_factory=list)
@@ -73,14 +73,14 @@ class Document:
     problems: list[str] = field(default_factory=list)
 
     def rows(self) -> Iterator[Counted]:
-        """All of them."""
+        """All rows."""
         yield from self.backends
         yield from (route for route, _ in self.routes)
         yield from self.origins
 
 
 def parse(text: str) -> Document:
-    """Read a file. It never raises: `Document.problems` says everything at once."""
+    """Read a file. Never raises: all problems are in `Document.problems`."""
     document = Document()
     try:
         tables = tomllib.loads(text)
@@ -112,7 +112,7 @@ def _rows(model: type[Counted], tables: Table, problems: list[str]) -> list[tupl
         row, found = _row(model, entry)
         label = row.label if key(row)[0] else f"{name} #{number}"
         if key(row)[0] and key(row) in seen:
-            found.append("it is there twice; leave one")
+            found.append("it is listed twice; keep one")
         seen.add(key(row))
         problems += [f"{label}: {sentence}" for sentence in found]
         rows.append((row, entry))
@@ -120,10 +120,10 @@ def _rows(model: type[Counted], tables: Table, problems: list[str]) -> list[tupl
 
 
 def _row(model: type[Counted], entry: Table) -> tuple[Counted, list[str]]:
-    """One row, in normal form where it is right, and what is wrong with it."""
+    """One row, in normal form where valid, and its problems."""
     row, found = model(), list[str]()
     columns = {column.name: column for column in _columns(model)}
-    judged = set()  # fields whose problem has been said
+    judged = set()  # fields whose problem has been reported
     for name, value in entry.items():
         column = columns.get("urls" if name == "url" else name)
         if column is None:
@@ -140,7 +140,7 @@ def _row(model: type[Counted], entry: Table) -> tuple[Counted, list[str]]:
             setattr(row, column.name, read)
     if "url" in entry and "urls" in entry:
         judged.add("urls")
-        found.append("url and urls are both there; leave one")
+        found.append("url and urls are both set; keep one")
     for name in [name for name in columns if name in _REQUIRED and name not in judged]:
         written = "url" if name == "urls" and "urls" not in entry else name
         if not entry.get(written):
@@ -177,7 +177,7 @@ def _value(column: models.Field[Any, Any], value: Any, single: bool) -> Any:
 
 
 def _typed(value: Any, *types: type) -> Any:
-    if type(value) not in types:  # not isinstance: a boolean is no integer
+    if type(value) not in types:  # not isinstance: a boolean is not an integer
         expected = " or ".join(_TYPES[t] for t in types)
         raise ValueError(f"this is {_TYPES.get(type(value), 'a date or time')}; write {expected}")
     if isinstance(value, int) and value not in _INTEGERS:
@@ -186,12 +186,12 @@ def _typed(value: Any, *types: type) -> Any:
 
 
 def _joined(name: str, values: Sequence[Any]) -> str:
-    """A list as one text; an entry that would come back as none or as two is refused."""
+    """A list as one text; an entry that would not come back as itself is refused."""
     joint, split = _LISTS[name]
     for value in values:
         if split(_typed(value, str)) != (value.strip(),):
-            what = "a comma" if joint == "," else "a line end"
-            raise ValueError(f"an entry is empty or holds {what}; write each entry by itself")
+            what = "a comma" if joint == "," else "a line break"
+            raise ValueError(f"an entry is empty or contains {what}; write each entry separately")
     return joint.join(values)
 
 
@@ -201,9 +201,9 @@ def _suggestion(name: str, known: Iterable[str]) -> str:
 
 
 def key(row: Counted) -> tuple[str, ...]:
-    """What makes a row the same row in the file and in the database; the first part is never empty in a valid one.
+    """What identifies a row in the file and in the database; the first part is never empty in a valid row.
 
-    Of a route's path the names of the placeholders don't count: they match the same paths.
+    The names of placeholders in a route's path don't count: they don't change what it matches.
     """
     if isinstance(row, Route):
         return paths.shape(row.path), row.kind, row.methods
@@ -211,10 +211,10 @@ def key(row: Counted) -> tuple[str, ...]:
 
 
 def table(row: Counted, backend: str = "") -> Table:
-    """A row as TOML has it, with every key but ``url``.
+    """A row as a TOML table, with every key except ``url``.
 
     Args:
-        backend: Name of a route's backend.
+        backend: The name of a route's backend.
     """
     entries: Table = {}
     for column in _columns(type(row)):
@@ -224,7 +224,7 @@ def table(row: Counted, backend: str = "") -> Table:
 
 
 def lines(row: Counted, backend: str = "") -> list[str]:
-    """``key = value`` for what a row says: the defaults are left out, but for what a reader has to know."""
+    """A row as ``key = value`` lines. Defaults are left out, except for what a reader has to know."""
     defaults = table(type(row)())
     said = {k: v for k, v in table(row, backend).items() if k in _ALWAYS or v != defaults[k]}
     one_url = len(said.get("urls", ())) == 1
@@ -232,7 +232,7 @@ def lines(row: Counted, backend: str = "") -> list[str]:
 
 
 def render(backends: Iterable[Backend], routes: Iterable[tuple[Route, str]], origins: Iterable[Origin]) -> str:
-    """The whole configuration, in an order that depends on nothing but its content."""
+    """The whole configuration, in an order that depends only on its content."""
     rows: list[tuple[Counted, str]] = [
         *((row, "") for row in sorted(backends, key=key)),
         *sorted(routes, key=lambda pair: key(pair[0])),
@@ -254,5 +254,5 @@ def text(value: Any) -> str:
 
 
 def quoted(value: str) -> str:
-    """A basic string: JSON's escapes are TOML's, but for DEL, which TOML wants escaped."""
+    """A basic string. JSON's escapes are TOML's, except that TOML requires DEL to be escaped."""
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
