@@ -1,7 +1,7 @@
-"""Can the backends be reached, and do they take what the gateway would send? The work of ``manage.py check_backends``.
+"""Check whether backends can be reached and accept the gateway's traffic, for ``manage.py check_backends``.
 
-Each url of a backend is checked for itself, by the code that carries the traffic: name, TCP and TLS by the dial, the
-health path by the poll, each WebSocket route by a whole opening handshake, which is closed at once.
+Each url of a backend is checked separately, by the code that carries the traffic: name, TCP and TLS by the dial, the
+health path by the poll, each WebSocket route by a complete opening handshake, closed at once.
 """
 
 from __future__ import annotations
@@ -31,27 +31,27 @@ from relay.websocket.frames import close_frame
 from relay.websocket.opening import Opening
 
 PATIENCE = 10.0
-"""Seconds that one step may take at most, however much the backend's own limits allow."""
+"""Seconds that one step may take, even if the backend's own limits allow more."""
 
 TLS_PATIENCE = 2.0
-"""Seconds for the question whether a port speaks TLS."""
+"""Seconds to find out whether a port speaks TLS."""
 
 Outcome = Literal["ok", "FAILS", "refuses", "skipped"]
-"""``refuses``: it answers, but doesn't take the visitor; with an identity it perhaps would. No failure."""
+"""``refuses``: the backend answers, but rejects this visitor; it might accept another. That is not a failure."""
 
 MOST_ORIGINS = 20
-"""Origins of the list that are tried at a backend that may be checking them."""
+"""Allowed origins to try with a backend that may be checking Origin."""
 
 SAMPLES = {"int": "1", "slug": "check", "path": "check", "uuid": "00000000-0000-4000-8000-000000000000"}
-"""What stands for a ``<placeholder>`` of a route's path, by its converter; ``check`` for others."""
+"""Sample values for the ``<placeholder>`` of a route's path, by converter; ``check`` for others."""
 
-_NOT_ORIGIN = "it refuses without Origin, with those of the list and with its own: its own log should say why"
+_NOT_ORIGIN = "it refuses with no Origin, with the allowed ones and with its own: its log should say why"
 
 _BY_STATUS = {
     400: "is this the path of its WebSocket? See upstream_path",
     401: _NOT_ORIGIN,
     403: _NOT_ORIGIN,
-    404: "its WebSocket may live at another path: see upstream_path",
+    404: "its WebSocket may be at another path: see upstream_path",
     426: "is this the path of its WebSocket? See upstream_path",
 }
 
@@ -64,7 +64,7 @@ class Finding:
         check: ``name``, ``tcp``, ``tls``, ``health <path>`` or ``websocket <path>``.
         detail: The exact cause, or what was found.
         advice: What to try.
-        seconds: How long it took, where that says something.
+        seconds: How long it took, if that is meaningful.
     """
 
     backend: str
@@ -77,17 +77,17 @@ class Finding:
 
     @property
     def took(self) -> str:
-        """How long, for people; empty where it says nothing."""
+        """`seconds` for display; empty if there are none."""
         return "" if self.seconds is None else f"{self.seconds * 1000:.1f} ms"
 
 
 @dataclass(frozen=True, slots=True)
 class Visitor:
-    """Whom the handshakes are made for.
+    """The client that handshakes are made for.
 
     Attributes:
-        who: Nobody, or the holder of a token: then the backend gets the ``X-User-*`` fields.
-        headers: What a client would send.
+        who: Nobody, or the holder of a token, whom the backend sees in the ``X-User-*`` fields.
+        headers: The fields that the client would send.
     """
 
     rules: Forwarding
@@ -96,25 +96,27 @@ class Visitor:
 
 
 async def check(snapshot: Snapshot, names: Sequence[str], visitor: Visitor) -> list[Finding]:
-    """Check the backends of these names, disabled ones too; without names, all that are enabled.
+    """Check the backends with these names, even if disabled; without names, all that are enabled.
 
-    All urls are visited at the same time, and each for itself.
+    All urls are checked concurrently and independently.
     """
     chosen = [snapshot.backends[name] for name in names] or list(snapshot.backends.values())
     visited = [backend for backend in chosen if backend.enabled or names]
     for verify in {backend.tls_verify for backend in visited for url in backend.urls if url.scheme == "https"}:
-        await asyncio.to_thread(tls_context, verify)  # reading the CAs stops the loop, and others' clocks run on
+        await asyncio.to_thread(
+            tls_context, verify
+        )  # reading the CAs would block the loop while other checks' timeouts run
     visits = [_Visit(snapshot, backend, url, visitor).findings() for backend in visited for url in backend.urls]
     found = await asyncio.gather(*visits)
     off = [backend for backend in chosen if backend not in visited]
     return [
         *(finding for findings in found for finding in findings),
-        *(Finding(b.name, "", "all", "skipped", "it is disabled; name it to check it all the same") for b in off),
+        *(Finding(b.name, "", "all", "skipped", "it is disabled; name it to check it anyway") for b in off),
     ]
 
 
 class _Visit:
-    """The checks of one url, one after the other, as far as they get."""
+    """The checks of one url, in order, until one makes the rest pointless."""
 
     def __init__(self, snapshot: Snapshot, backend: Backend, url: Url, visitor: Visitor) -> None:
         self._backend = replace(
@@ -143,7 +145,7 @@ class _Visit:
             yield await self._health()
         else:
             yield self._finding(
-                "health", "skipped", "no health_path: it is never seen as down, relay_backend_up stays 1"
+                "health", "skipped", "no health_path: it always counts as up, and relay_backend_up stays 1"
             )
         for route in self._snapshot.routes:
             if route.kind == "websocket" and route.backend == self._backend.name and route.enabled:
@@ -153,7 +155,7 @@ class _Visit:
         return Finding(self._backend.name, self._url.text, check, outcome, detail, advice)
 
     async def _connect(self) -> list[Finding]:
-        """A finding for each step of the dial, up to the one that fails."""
+        """A finding for each step of the dial, up to the first that fails."""
         url, failure = self._url, None
         dial = Dial(url, self._resolver, self._backend.tls_verify)
         started = time.monotonic()
@@ -176,7 +178,7 @@ class _Visit:
         cause = await probe.ask(self._resolver, health.LIMIT)
         if not cause:
             return replace(self._finding(f"health {path}"), seconds=time.monotonic() - started)
-        advice = f"the gateway wants 200 within {health.LIMIT:g} s; correct health_path, or leave it empty"
+        advice = f"the gateway expects 200 within {health.LIMIT:g} s; correct health_path, or leave it empty"
         advice = await self._https_instead() or advice
         return self._finding(f"health {path}", "FAILS", cause, advice)
 
@@ -185,7 +187,7 @@ class _Visit:
         check = f"websocket {path}"
         match = Snapshot.build((), [route], ()).match("websocket", "GET", path)
         if match is None:
-            return self._finding(check, "skipped", f"no sample path fits {route.path}")
+            return self._finding(check, "skipped", f"no sample path matches {route.path}")
         grant = Grant(route, self._backend, self._visitor.who.identity, match.target(quote(path).encode()))
         try:
             await self._handshake(grant, path)
@@ -204,15 +206,15 @@ class _Visit:
         if status in (401, 403) and (advice := await self._origin_that_opens(grant, path)):
             return "FAILS", detail, advice
         if path != route.path and 400 <= status < 500:
-            return "refuses", detail, f"the route is {route.path}: for a real path it may do better"
+            return "refuses", detail, f"the route is {route.path}: it may accept a real path"
         if status in (401, 403) and route.access != "public" and grant.identity is None:
-            return "refuses", detail, "it was sent no user; with --token it gets one, and is tried with other Origins"
+            return "refuses", detail, "no user was sent; with --token there is one, and other Origins are tried"
         if 300 <= status < 400:
-            return "FAILS", detail, "redirects are not followed: give the url and the path that it redirects to"
-        return "FAILS", detail, _BY_STATUS.get(status, "its own log should say why")
+            return "FAILS", detail, "redirects are not followed: use the url and path that it redirects to"
+        return "FAILS", detail, _BY_STATUS.get(status, "its log should say why")
 
     async def _https_instead(self) -> str:
-        """What to do about an ``http`` url whose port speaks TLS, found by trying; empty: it does not."""
+        """Advice for an ``http`` url whose port turns out to speak TLS; empty if it does not."""
         if self._url.scheme != "http":
             return ""
         dial = Dial(replace(self._url, scheme="https"), self._resolver, tls_verify=False)
@@ -224,10 +226,10 @@ class _Visit:
         return "this port speaks TLS: write https:// in the url"
 
     async def _origin_that_opens(self, grant: Grant, path: str) -> str:
-        """What to do about Origin, found by trying; empty: it is not about Origin, or not about that alone.
+        """Advice for an Origin that the backend turns out to accept; empty if none helps.
 
-        None comes first, as it suits every client. Then one of the list (Django Channels wants one that it knows, and
-        refuses a missing one), then the backend's own (gorilla/websocket).
+        No Origin is tried first, as it suits every client; then the allowed ones (Django Channels wants one that it
+        knows, and refuses a missing one), then the backend's own (gorilla/websocket).
         """
         scope, _ = _handshake_scope(path, self._visitor.headers)
         seen, own = forwarding.websocket_origin(scope, grant), self._url.origin
@@ -245,15 +247,15 @@ class _Visit:
             if rule not in listed:
                 return f'it accepts its own Origin: set websocket_origin = "{rule}"'
             if self._backend.websocket_origin == "forward":
-                return f'it accepts {rule}: allow the others there as well, or set websocket_origin = "{rule}"'
-            return f'it accepts {rule}, which is on the list: set websocket_origin = "forward", or always "{rule}"'
+                return f'it accepts {rule}: allow the other origins there as well, or set websocket_origin = "{rule}"'
+            return f'it accepts {rule}, which is allowed here: set websocket_origin = "forward", or always "{rule}"'
         return ""
 
     async def _handshake(self, grant: Grant, path: str) -> None:
         """Open a WebSocket and close it.
 
         Raises:
-            BackendError: It was not opened.
+            BackendError: The handshake failed.
         """
         visitor = self._visitor
         scope, arrival = _handshake_scope(path, visitor.headers)
@@ -264,7 +266,7 @@ class _Visit:
 
 
 def sample(path: str) -> str:
-    """A path that a route matches: its own, with samples for the placeholders."""
+    """A path that a route matches, with sample values for its placeholders."""
     return paths.PLACEHOLDER.sub(lambda found: SAMPLES.get(found[1] or "str", "check"), path)
 
 
@@ -283,19 +285,19 @@ def _handshake_scope(path: str, headers: Iterable[tuple[bytes, bytes]]) -> tuple
 
 
 def advice_to_connect(failure: DialFailed, url: Url) -> str:
-    """What to try where a dial failed."""
+    """What to try after a failed dial."""
     if failure.phase == "resolve":
-        return f"is {url.host} its name as seen from here? Try: getent hosts {url.host}"
+        return f"does the name {url.host} resolve on this machine? Try: getent hosts {url.host}"
     if failure.phase == "tls" and (failure.timed_out or "plain HTTP" in str(failure) or "reset" in str(failure)):
-        return "does it speak TLS on this port at all? If not, write http:// in the url"
+        return "does it speak TLS on this port? If not, write http:// in the url"
     if failure.phase == "tls" and "certificate verify failed" not in str(failure):
-        return "see its TLS versions and ciphers, and whether it asks for a certificate of ours"
+        return "check its TLS versions and ciphers, and whether it requires a client certificate"
     if failure.phase == "tls":
         return f"give it a certificate for {url.host} that this machine trusts, or set tls_verify = false"
     if failure.timed_out:
-        return "a firewall, or a wrong address, swallows the packets"
+        return "a firewall may drop the packets, or the address may be wrong"
     return (
-        f"is it running, and listening on port {url.port} of an address that can be reached from here? "
+        f"is it running, and listening on port {url.port} at an address that can be reached from here? "
         "In a container, 127.0.0.1 is the container itself"
     )
 
@@ -304,7 +306,7 @@ def advice_to_connect(failure: DialFailed, url: Url) -> str:
 
 
 def report(findings: Iterable[Finding]) -> str:
-    """A table of all checks; below it the cause, and what to try, of each that is not ok."""
+    """A table of all checks, then the cause of each failure or refusal and what to try."""
     found = list(findings)
     head = ("BACKEND", "URL", "CHECK", "RESULT", "")
     rows = [head, *((f.backend, f.url, f.check, f.outcome, _note(f)) for f in found)]

@@ -1,6 +1,6 @@
-"""What would become of a request: the text of ``manage.py explain``. Pure; judged by the functions of the live path.
+"""What would happen to a request: the text of ``manage.py explain``. Pure; it uses the functions of the live path.
 
-Nothing is sent. What only a real request has (its id, the client's address) stands in angle brackets.
+Nothing is sent. What only a real request has (its id, the client's address) is shown in angle brackets.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ METHODS = (
     "MOVE", "NOTIFY", "PROPFIND", "PROPPATCH", "PURGE", "QUERY", "REBIND", "REPORT", "SEARCH", "SOURCE", "SUBSCRIBE",
     "UNBIND", "UNLINK", "UNLOCK", "UNSUBSCRIBE",
 )  # fmt: skip
-"""To choose from, the usual ones first; any other that the server parses may be asked about too."""
+"""Methods offered for selection, the common ones first; any other that the server parses works too."""
 
 _FIELD = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*)")  # RFC 9110 §5.6.2, §5.5
 _LABELLED = 11  # columns of the labels on the left
@@ -40,10 +40,10 @@ _LABELLED = 11  # columns of the labels on the left
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A request that nobody sent.
+    """A hypothetical request.
 
     Attributes:
-        scope: As a server would hand it to the application.
+        scope: The ASGI scope that a server would pass to the application.
     """
 
     scope: Scope
@@ -61,27 +61,27 @@ def question(
     fields: Iterable[str] = (),
     host: str = "localhost",
 ) -> Question:
-    """A request out of what was typed.
+    """Build a question from user input.
 
     Args:
-        target: Path, maybe with a query; characters that don't belong into a request line are percent-encoded.
-        fields: Further ones, as ``Name: value``.
-        host: Unless the fields hold one.
+        target: Path, optionally with a query; characters not allowed in a request line are percent-encoded.
+        fields: More header fields, as ``Name: value``.
+        host: Used unless the fields include one.
 
     Raises:
-        ValueError: Something can't be sent like that; the text says what and how it is meant.
+        ValueError: Such a request can't be sent; the message says why, and what to write instead.
     """
     typed, method = method, method.upper()
     if not is_parsed(method):
         if typed.startswith("/"):
             raise ValueError(f"METHOD comes first: explain GET {typed}")
-        raise ValueError(f"METHOD: {typed[:80]!r} is a method that the server does not know, and answers 400")
+        raise ValueError(f"METHOD: {typed[:80]!r} is not a method that the server knows; it answers 400")
     if websocket and method != "GET":
         raise ValueError(f"METHOD: a WebSocket begins with GET, not {method} (RFC 6455 §4.1)")
     path, mark, query = target.partition("?")
     if not path.startswith("/"):
         meant = " without scheme and host" if "://" in path else ", which begins with a slash"
-        raise ValueError(f"PATH: {target!r} is none; give the path{meant}, for example /api/users")
+        raise ValueError(f"PATH: {target!r} is not a path; give the path{meant}, for example /api/users")
     headers = [_field(field) for field in fields]
     names = {name for name, _ in headers}
     if b"host" not in names:
@@ -112,7 +112,7 @@ def question(
 def _field(text: str) -> tuple[bytes, bytes]:
     found = _FIELD.fullmatch(text.strip())
     if found is None:
-        raise ValueError(f"{text.partition(':')[0][:80]!r} is no field; write it as 'Name: value', on one line")
+        raise ValueError(f"{text.partition(':')[0][:80]!r} is not a header field; write 'Name: value', on one line")
     return found[1].lower().encode(), found[2].strip().encode()
 
 
@@ -125,12 +125,12 @@ def explain(
     *,
     own: bool = False,
 ) -> str:
-    """The whole story of a request, as aligned text. Tokens and cookie values are masked.
+    """What would happen to a request, as aligned text. Tokens and cookie values are masked.
 
     Args:
-        who: Who asks, as the identity room found it.
+        who: The client, as identified from the request.
         now: Unix time.
-        own: The path is one of the gateway's own pages.
+        own: Whether the path is one of the gateway's own pages.
     """
     masker = Masker((rules.cookie, rules.query_param))
     ask = asked.ask
@@ -140,7 +140,7 @@ def explain(
     if refusal := door.judge(asked.scope, asked.arrival):
         return _aligned([*rows, *_denial_rows(ask, snapshot, Denied(refusal))])
     if own:
-        return _aligned([*rows, ("answer", "this is a page of the gateway itself; no route is looked at")])
+        return _aligned([*rows, ("answer", "this is a page of the gateway itself; routes don't apply")])
     verdict = access.decide(ask, snapshot, who)
     rows += _route_rows(ask, snapshot, verdict.route)
     rows += [("who", line) for line in _who(who, verdict.route, now)]
@@ -168,14 +168,14 @@ def _route_rows(ask: Ask, snapshot: Snapshot, route: Route | None) -> list[tuple
 
 
 def label(route: Route) -> str:
-    """A route in one line: path, kind, methods, who gets in, and where it leads."""
+    """A route on one line: path, kind, methods, who gets in, and the backend."""
     access_ = f"roles {' or '.join(route.roles)}" if route.access == "roles" else route.access
     facts = [route.kind, " ".join(route.methods), access_]
     return f"{route.path} ({', '.join(fact for fact in facts if fact)}) -> {route.backend}"
 
 
 def nearest(ask: Ask, snapshot: Snapshot) -> list[str]:
-    """Why the routes that come closest don't match."""
+    """The closest routes, and why each does not match."""
     lines = {route.path: line for route in snapshot.routes if _fits(route, ask) and (line := _why_not(route, ask))}
     known = {route.path: route for route in snapshot.routes if route.kind == ask.kind and route.enabled}
     for path in difflib.get_close_matches(paths.decode(ask.raw_path)[:200], known, 3, cutoff=0.5):
@@ -183,12 +183,12 @@ def nearest(ask: Ask, snapshot: Snapshot) -> list[str]:
     if lines:
         return list(lines.values())
     if not known:
-        return [f"there is no enabled {ask.kind} route at all"]
-    return [f"nothing alike; the {ask.kind} routes are {', '.join(sorted(known)[:20])}"]
+        return [f"there are no enabled {ask.kind} routes"]
+    return [f"none is similar; the {ask.kind} routes are {', '.join(sorted(known)[:20])}"]
 
 
 def _why_not(route: Route, ask: Ask) -> str:
-    """Why a route whose path fits is not the one; empty if it could be."""
+    """Why a route whose path matches was not chosen; empty if nothing excludes it."""
     reasons = []
     if route.kind != ask.kind:
         reasons.append(_other_kind(route))
@@ -204,15 +204,15 @@ def _other_kind(route: Route) -> str:
 
 
 def _fits(route: Route, ask: Ask) -> bool:
-    """Whether a route's path, taken for itself, matches."""
+    """Whether a route's path alone matches."""
     alone = Snapshot.build((), [replace(route, kind=ask.kind, methods=(), enabled=True)], ())
     return alone.match(ask.kind, ask.method, paths.decode(ask.raw_path)) is not None
 
 
 def _matches(route: Route) -> str:
     if route.is_prefix:
-        return f"it matches {route.path[:-1] or '/'} and whatever begins with {route.path}"
-    return "it matches exactly this path" + (", by its <...> pattern" if "<" in route.path else "")
+        return f"it matches {route.path[:-1] or '/'} and everything that begins with {route.path}"
+    return "it matches only paths of this pattern" if "<" in route.path else "it matches exactly this path"
 
 
 # Who asks?
@@ -220,7 +220,7 @@ def _matches(route: Route) -> str:
 
 def _who(who: Identification, route: Route | None, now: float) -> list[str]:
     if who.identity is None:
-        public = "; the route is public, so it does not matter" if route and route.access == "public" else ""
+        public = "; the route is public, so that does not matter" if route and route.access == "public" else ""
         return [f"nobody: {who.code}: {who.detail}{public}"]
     identity = who.identity
     role = f"role {identity.role}" if identity.role else "without a role"
@@ -274,17 +274,17 @@ def _grant_rows(
         ("limits", _limits(grant)),
     ]
     if grant.identity is None:
-        rows.append(("note", "no X-User-* fields: nobody is named on a public route without a token that counts"))
+        rows.append(("note", "no X-User-* fields: the route is public, and there is no valid token"))
     if asked.ask.kind == "websocket":
         rows += [("note", note) for note in _origin_notes(asked, grant)]
     if who.place != "ticket" and b"ticket=" in asked.scope["query_string"]:
-        rows.append(("note", "a ticket is not looked at here: it is good only once"))
-    rows.append(("next", f"the command check_backends {backend.name} really connects"))
+        rows.append(("note", "the ticket was not checked: it works only once"))
+    rows.append(("next", f"run check_backends {backend.name} to actually connect"))
     return rows
 
 
 def _sent(asked: Question, grant: Grant, who: Identification, rules: Forwarding, url: Url) -> tuple[str, RawHeaders]:
-    """The request line and the fields that the backend of this url would get."""
+    """The request line and the header fields that the backend would get at this url."""
     scope, arrival = asked.scope, asked.arrival
     if asked.ask.kind == "websocket":
         opening = Opening(scope, arrival, grant, who, rules, forwarding.subprotocols(scope))
@@ -323,19 +323,19 @@ def _origin_notes(asked: Question, grant: Grant) -> Sequence[str]:
     seen = forwarding.websocket_origin(asked.scope, grant)
     if rule == "omit":
         return [
-            'the backend sees no Origin (websocket_origin = "omit"), and most that check it let that pass;',
-            'Django Channels and a few others refuse it with a bare 403: for them, websocket_origin = "forward"',
+            'the backend sees no Origin (websocket_origin = "omit"); most that check Origin accept that, but',
+            'Django Channels and a few others answer with a bare 403: for them, set websocket_origin = "forward"',
         ]
     if seen is None:
         return ['websocket_origin = "forward", and there is no Origin to forward; try --origin']
     return [
         f'the backend sees Origin {seen.decode("latin-1")} (websocket_origin = "{rule}") and must allow it itself:',
-        'a bare 403 of the backend means that it doesn\'t; websocket_origin = "omit" leaves it out',
+        'a bare 403 from the backend means that it doesn\'t; websocket_origin = "omit" leaves Origin out',
     ]
 
 
 def _aligned(rows: Iterable[tuple[str, str]]) -> str:
-    """Labels on the left, each said once."""
+    """Rows as lines, each label shown once, on the left."""
     lines, last = [], None
     for name, text in rows:
         lines.append(f"{'' if name == last else name:<{_LABELLED}}{text}".rstrip())

@@ -286,7 +286,7 @@ def test_a_refusal_says_what_was_compared_with_what() -> None:
     )
     assert origin == "origin https://app.exampel.com is not on the list; nearest: https://app.example.com"
     assert empty == "origin https://evil.test is not on the list; it is empty"
-    assert role == "the token's role is user; /staff/ wants admin or editor"
+    assert role == "the token's role is user; /staff/ requires admin or editor"
     assert cookie == "the token came from a cookie, and there is no Origin"
     assert route == "no http route matches POST '/nowhere'"
     assert backend_off == "backend off is disabled"
@@ -301,7 +301,7 @@ def test_a_refusal_says_what_was_compared_with_what() -> None:
             id="a GET",
         ),
         pytest.param(http("/ws", "POST"), "", id="no handshake is a POST"),
-        pytest.param(handshake("/get/x"), "the http route /get/ does, but it takes no handshake", id="a handshake"),
+        pytest.param(handshake("/get/x"), "the http route /get/ does, but it accepts no handshakes", id="a handshake"),
         pytest.param(handshake("/disabled/x"), "", id="a disabled route"),
     ],
 )

@@ -68,9 +68,9 @@ def test_a_backend_is_added_with_its_routes(admin: Client) -> None:
 @pytest.mark.parametrize(
     ("changed", "field", "said"),
     [
-        pytest.param({"name": "a b"}, "name", "use letters, digits", id="a name"),
+        pytest.param({"name": "a b"}, "name", "use only letters, digits", id="a name"),
         pytest.param({"name": ""}, "name", "required", id="no name"),
-        pytest.param({"name": "taken"}, "name", "There is a backend with this name already", id="a name that is taken"),
+        pytest.param({"name": "taken"}, "name", "A backend with this name already exists", id="a name that is taken"),
         pytest.param({"urls": "http://a\r\nftp://b"}, "urls", "'ftp://b' must begin with http://", id="the second url"),
         pytest.param({"urls": " "}, "urls", "required", id="no url"),
         pytest.param({"health_path": "up"}, "health_path", "begin with a slash", id="a health path"),
@@ -96,13 +96,18 @@ def test_a_backend_that_can_not_be_used_is_refused_at_the_field(
     ("changed", "field", "said"),
     [
         pytest.param({"path": "api"}, "path", "must begin with a slash", id="a path"),
-        pytest.param({"path": "/taken"}, "path", "there is a route http /taken already", id="a route that is there"),
-        pytest.param({"path": "/r/<x>"}, "path", "/r/<id> already, of the same paths", id="another placeholder's name"),
+        pytest.param({"path": "/taken"}, "path", "the route http /taken already exists", id="a route that is there"),
+        pytest.param(
+            {"path": "/r/<x>"},
+            "path",
+            "/r/<id> already exists and matches the same paths",
+            id="another placeholder's name",
+        ),
         pytest.param({"methods": "TRACE"}, "methods", "never relayed", id="a method"),
         pytest.param({"access": "roles"}, "roles", "at least one role", id="no roles"),
         pytest.param({"roles": "a"}, "roles", "no effect with access authenticated", id="roles for nothing"),
-        pytest.param({"refuse_with": "close"}, "refuse_with", "websocket routes only", id="a close on HTTP"),
-        pytest.param({"message_rate": "5/s"}, "message_rate", "websocket routes only", id="a rate on HTTP"),
+        pytest.param({"refuse_with": "close"}, "refuse_with", "only affects websocket routes", id="a close on HTTP"),
+        pytest.param({"message_rate": "5/s"}, "message_rate", "only affects websocket routes", id="a rate on HTTP"),
         pytest.param({"kind": "websocket", "message_rate": "x"}, "message_rate", "is not a valid rate", id="no rate"),
         pytest.param({"kind": "websocket", "methods": "GET"}, "methods", "always a GET", id="a handshake's method"),
         pytest.param({"upstream_path": "/a?b"}, "upstream_path", "only a literal path", id="an upstream path"),
@@ -136,7 +141,7 @@ def test_a_route_that_can_not_be_used_is_refused_at_the_field(
     [
         pytest.param("null", "can't be allowed", id="null"),
         pytest.param("https://a.b/", "write 'https://a.b'", id="a path"),
-        pytest.param("HTTPS://Taken.example:443", "on the list already", id="one that is there, in other words"),
+        pytest.param("HTTPS://Taken.example:443", "already on the list", id="one that is there, in other words"),
     ],
 )
 def test_an_origin_that_can_not_be_used_is_refused_at_the_field(admin: Client, origin: str, said: str) -> None:

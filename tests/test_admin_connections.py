@@ -116,7 +116,7 @@ def test_what_is_missing_is_said(admin: Client, gateway: Process, monkeypatch: p
     Process.objects.filter(pk=gateway.pk).update(watched=0, unlisted=7)
     said = text(admin.get(LIST))
     assert "Process gw1:1 has not answered in time" in said
-    assert "7 more connections live" in said
+    assert "7 more live connections" in said
 
 
 def test_one_connection_has_a_page(admin: Client) -> None:
@@ -157,7 +157,7 @@ def test_an_action_asks_and_then_disconnects(
     values = [value for value, _ in page.context["concerned"]]
     before = Revision.current().kicks
     response = admin.post(DISCONNECT, {"kind": page.context["kind"], "value": values}, follow=True)
-    assert messages(response) == [f"{number} live connections told to go."]
+    assert messages(response) == [f"Disconnecting {number} live connections."]
     assert sorted(Kick.objects.values_list("kind", "value")) == kicks
     assert Revision.current().kicks > before
     assert sorted(repr_ for _, repr_, _ in log()) == [f"{kind} {value}" for kind, value in kicks]
@@ -197,7 +197,7 @@ def test_those_who_left_meanwhile_are_not_ordered_to(admin: Client) -> None:
     """Between question and answer: nothing is left to do, nothing is logged."""
     LiveConnection.objects.filter(pk="a1").delete()
     response = admin.post(DISCONNECT, {"kind": "socket", "value": ["a1"]}, follow=True)
-    assert messages(response) == ["They are gone already."]
+    assert messages(response) == ["They are already gone."]
     assert not Kick.objects.exists()
     assert log() == []
 

@@ -173,7 +173,7 @@ def test_a_process_that_did_not_answer_is_named(
     Process.objects.filter(pk=gateway.pk).update(watched=0, unlisted=3)
     said = text(admin.post(*route(enabled="")))
     assert "Process gw1:1 has not answered in time" in said
-    assert "3 more sockets live" in said
+    assert "3 more live sockets" in said
 
 
 def test_a_form_with_errors_comes_back_as_ever(admin: Client) -> None:

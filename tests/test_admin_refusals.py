@@ -188,9 +188,7 @@ def test_whoever_agrees_puts_the_origin_on_the_list(admin: Client) -> None:
     agreed = {"origin": STRANGE, "refusal": "r7", "next": f"{LIST}?code=origin_not_allowed"}
     response = admin.post(ALLOW, agreed, follow=True)
     assert response.redirect_chain == [(f"{LIST}?code=origin_not_allowed", 302)]
-    assert messages(response) == [
-        f"The origin {STRANGE} is on the list. The next handshake from it works within a second."
-    ]
+    assert messages(response) == [f"The origin {STRANGE} is on the list. Handshakes from it work within a second."]
     assert list(Origin.objects.values_list("origin", "note", "enabled")) == [(STRANGE, "allowed from refusal r7", True)]
     assert Revision.current().config == before + 1
     assert log() == [(ADDITION, STRANGE, "Allowed from refusal r7.")]
@@ -211,14 +209,14 @@ def test_one_that_is_listed_needs_no_link(admin: Client, listed: str) -> None:
 def test_a_question_is_about_a_refusal_that_is_kept(admin: Client, which: str) -> None:
     """Never about an origin that a link brings along: it could come from anybody."""
     response = admin.get(f"{ALLOW}?refusal={which}&origin={STRANGE}", follow=True)
-    assert messages(response) == ["This refusal is no longer kept; newer ones took its place."]
+    assert messages(response) == ["This refusal is no longer kept; newer ones have replaced it."]
 
 
 def test_one_that_is_off_is_switched_on(admin: Client) -> None:
     """Not added a second time; the question says that somebody had switched it off."""
     row = origin_refusal()
     Origin.objects.create(origin=STRANGE, enabled=False, note="ours")
-    assert "it is there, but disabled (ours)" in text(admin.get(f"{ALLOW}?refusal={row.pk}"))
+    assert "it is on the list, but disabled (ours)" in text(admin.get(f"{ALLOW}?refusal={row.pk}"))
     response = admin.post(ALLOW, {"origin": STRANGE}, follow=True)
     assert "is enabled" in messages(response)[0]
     assert list(Origin.objects.values_list("origin", "enabled", "note")) == [(STRANGE, True, "ours")]
@@ -229,7 +227,7 @@ def test_one_that_is_there_already_is_no_error(admin: Client) -> None:
     """Two operators, one question."""
     Origin.objects.create(origin=STRANGE)
     response = admin.post(ALLOW, {"origin": STRANGE}, follow=True)
-    assert messages(response) == [f"The origin {STRANGE} is on the list already."]
+    assert messages(response) == [f"The origin {STRANGE} is already on the list."]
     assert log() == []
 
 

@@ -69,7 +69,7 @@ def test_it_is_asked_about_with_what_it_closes(admin: Client, kind: str, value: 
     assert log() == []
     done = admin.post(ADD, posted_again(page.content.decode()), follow=True)
     assert done.redirect_chain[-1][0] == ADD
-    assert f"In force within a second; {number} live {noun} told to go." in messages(done)
+    assert f"Takes effect within a second, and closes {number} live {noun}." in messages(done)
     assert Revocation.objects.get().kind == kind
 
 
@@ -78,7 +78,7 @@ def test_what_closes_nothing_is_asked_about_as_well(admin: Client) -> None:
     connection(process(watched=10**9), user_id="41")
     said = text(admin.post(ADD, {"kind": "user", "value": "14"}))
     assert "This closes 0 live sockets" in said
-    assert "No live socket is concerned: is it written as in the token?" in said
+    assert "No live socket is affected: is the value exactly as in the token?" in said
     assert not Revocation.objects.exists()
 
 

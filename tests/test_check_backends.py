@@ -241,8 +241,8 @@ async def test_a_health_path_that_does_not_answer_200_fails():
     [
         pytest.param(answering(404), "404", "upstream_path", id="another path"),
         pytest.param(answering(426), "426", "upstream_path", id="upgrade required"),
-        pytest.param(answering(500, b"Boom"), "Boom", "its own log", id="its own failure"),
-        pytest.param(answering(200), "200", "its own log", id="no WebSocket there"),
+        pytest.param(answering(500, b"Boom"), "Boom", "its log should say why", id="its own failure"),
+        pytest.param(answering(200), "200", "its log should say why", id="no WebSocket there"),
         pytest.param(answering(301, b"", b"Location: /ws/"), "/ws/", "redirects are not followed", id="a redirect"),
     ],
 )
@@ -319,7 +319,9 @@ BROWSER = replace(ALICE, headers=((b"host", b"gateway.test"), (b"origin", APP.en
         pytest.param((None, "own"), "forward", 'set websocket_origin = "omit"', "omit", id="none, as gorilla does"),
         pytest.param((APP, "own"), "omit", f'"forward", or always "{APP}"', "forward", id="one of the list"),
         pytest.param((ADMIN,), "omit", f'"forward", or always "{ADMIN}"', ADMIN, id="another one of the list"),
-        pytest.param((ADMIN,), "forward", f"accepts {ADMIN}: allow the others there", ADMIN, id="not the visitor's"),
+        pytest.param(
+            (ADMIN,), "forward", f"accepts {ADMIN}: allow the other origins there", ADMIN, id="not the visitor's"
+        ),
         pytest.param(("own",), "forward", "it accepts its own Origin", "", id="its own only"),
         pytest.param((None,), "https://x.example", 'set websocket_origin = "omit"', "omit", id="not the fixed one"),
     ],
@@ -343,7 +345,7 @@ async def test_what_is_not_about_origin_is_said_so():
     async with stack.backend(answering(403)) as backend:
         (*_, last) = await found(backend.url, WS, visitor=BROWSER, origins=LISTED)
         assert last.outcome == "FAILS"
-        assert "it refuses without Origin" in last.advice
+        assert "it refuses with no Origin" in last.advice
         assert [seen.get("origin") for seen in backend.seen] == [None, APP, ADMIN, backend.url]
         many = tuple(Origin(f"https://{n}.example.com") for n in range(100))
         await found(backend.url, WS, visitor=BROWSER, origins=many)

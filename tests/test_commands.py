@@ -7,7 +7,9 @@ from django.core.management import call_command, load_command_class
 from django.core.management.base import CommandError
 
 WRONG = [
-    pytest.param("issue_token", ["--user-id", "1", "--ttl", "x"], "argument --ttl: 'x' is no number", id="issue_token"),
+    pytest.param(
+        "issue_token", ["--user-id", "1", "--ttl", "x"], "argument --ttl: 'x' is not a number", id="issue_token"
+    ),
     pytest.param("serve", ["--workers", "x"], "argument --workers: invalid int value: 'x'", id="serve"),
     pytest.param("revoke", [], "one of the arguments --token --jti --user-id is required", id="revoke"),
     pytest.param("import_config", [], "the following arguments are required: FILE", id="import_config"),

@@ -290,7 +290,7 @@ def test_disconnecting_closes_the_socket_and_no_other(page: Page, gateway: Gatew
             expect(page.get_by_role("heading", name="Disconnect 1 live connection?")).to_be_visible()
             page.get_by_role("button", name="Disconnect 1 connection").click()
             assert end_of(going) == (4403, "disconnected by an administrator")
-            expect(page.locator(".messagelist")).to_contain_text("1 live connection told to go.")
+            expect(page.locator(".messagelist")).to_contain_text("Disconnecting 1 live connection.")
         for each in staying:
             each.send("still here")
             assert each.recv(timeout=10) == "still here"
@@ -398,7 +398,7 @@ def test_a_change_says_first_what_it_would_close(page: Page, gateway: Gateway) -
             page.goto(f"/admin/relay/route/{key}/change/")
             page.locator("#id_enabled").uncheck()
             page.get_by_role("button", name="Save", exact=True).click()
-            page.get_by_role("button", name="Go on, and close 2 sockets").click()
+            page.get_by_role("button", name="Continue, and close 2 sockets").click()
             expect(page.locator(".messagelist")).to_contain_text("was changed successfully")
             assert [end_of(each) for each in closing] == [(1012, "")] * 2
             staying.send("untouched")

@@ -103,7 +103,7 @@ async def test_whoever_waits_for_the_database_is_in_nobody_elses_way(monkeypatch
     try:
         calls = [database.in_thread(answered.wait, 20) for _ in range(64)]
         given_up = await asyncio.gather(*calls, return_exceptions=True)
-        assert {str(exc) for exc in given_up} == {f"the database {database.place()} gave no answer in 0.1 s"}
+        assert {str(exc) for exc in given_up} == {f"the database {database.place()} did not answer within 0.1 s"}
         async with asyncio.timeout(5):
             assert not await asyncio.to_thread(answered.is_set)
     finally:
@@ -121,9 +121,11 @@ class Said(Exception):
     ("facts", "said", "expected"),
     [
         pytest.param(
-            {"sqlite_errorname": "SQLITE_READONLY"}, "attempt to write", "this user has to write", id="rights"
+            {"sqlite_errorname": "SQLITE_READONLY"}, "attempt to write", "this user must be able to write", id="rights"
         ),
-        pytest.param({"sqlite_errorname": "SQLITE_BUSY"}, "database is locked", "another process writes", id="locked"),
+        pytest.param(
+            {"sqlite_errorname": "SQLITE_BUSY"}, "database is locked", "another process is writing", id="locked"
+        ),
         pytest.param({"sqlite_errorname": "SQLITE_FULL"}, "disk is full", "disk is full", id="full"),
         pytest.param({"sqlstate": "42P01"}, 'relation "x"\ndoes not exist', "manage.py migrate", id="no table"),
         pytest.param({"sqlstate": "57014"}, "canceled\n\tby a timeout", ": canceled by a timeout", id="in one line"),

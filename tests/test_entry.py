@@ -231,7 +231,7 @@ def test_the_scheme_of_a_direct_connection(connection: str | None, scheme: str) 
                 "a user name": "me@evil.test",
                 "a path": "evil.test/x",
                 "a blank": "evil test",
-                "a line end": "evil.test\r\nX-User-ID: 1",
+                "a line break": "evil.test\r\nX-User-ID: 1",
                 "a colon too many": "evil.test:80:90",
                 "a port that is none": "evil.test:http",
                 "a scheme": "https://evil.test",
@@ -257,10 +257,10 @@ def test_the_host_is_the_one_that_the_client_knows(headers: list[tuple[str, str]
         pytest.param("a" * 129, False, id="129 characters"),
         pytest.param("", False, id="empty"),
         pytest.param("two words", False, id="a blank"),
-        pytest.param("id\r\nX-User-ID: 1", False, id="a line end"),
+        pytest.param("id\r\nX-User-ID: 1", False, id="a line break"),
         pytest.param('id"', False, id="a quote"),
         pytest.param("<script>", False, id="markup"),
-        pytest.param("é", False, id="outside ASCII"),
+        pytest.param("é", False, id="non-ASCII"),
     ],
 )
 def test_a_request_id_is_taken_from_a_trusted_proxy(given_id: str, taken: bool) -> None:

@@ -78,7 +78,7 @@ async def test_a_request_that_gets_in_is_told_to_the_last_field():
     ):
         assert f"\n           {field}\n" in text
     assert row(text, "limits") == "connect 5 s, head 60 s, body 64 MiB"
-    assert row(text, "next") == "the command check_backends main really connects"
+    assert row(text, "next") == "run check_backends main to actually connect"
 
 
 async def test_what_is_told_is_what_goes_out(backend, gateway):
@@ -124,7 +124,12 @@ async def test_what_is_told_is_what_goes_out(backend, gateway):
             id="two tokens",
         ),
         pytest.param(
-            ("GET", "/admins/x"), {"token": ALICE}, "403 role_required", "wants admin or staff", "role", id="the role"
+            ("GET", "/admins/x"),
+            {"token": ALICE},
+            "403 role_required",
+            "requires admin or staff",
+            "role",
+            id="the role",
         ),
         pytest.param(
             ("POST", "/api/x"),
@@ -177,7 +182,7 @@ async def test_a_refusal_is_told_with_code_reason_and_mend(request_, options, an
         pytest.param(("GET", "/gone/x"), False, "/gone/ (http, authenticated) -> main: it is disabled", id="disabled"),
         pytest.param(("GET", "/ws/"), True, "it matches exactly this path", id="a slash too many"),
         pytest.param(
-            ("GET", "/zzzzzzzzz"), True, "nothing alike; the websocket routes are /fixed-ws,", id="nothing alike"
+            ("GET", "/zzzzzzzzz"), True, "none is similar; the websocket routes are /fixed-ws,", id="nothing alike"
         ),
     ],
 )
@@ -216,7 +221,7 @@ async def test_routes_that_match_as_well_are_told():
 async def test_nobody_on_a_public_route_is_told():
     """No X-User-* fields then, and a bad token does not matter."""
     text = await told("GET", "/open/x", token="bad")
-    assert "the route is public, so it does not matter" in row(text, "who")
+    assert "the route is public, so that does not matter" in row(text, "who")
     assert "x-user-" not in text
     assert "no X-User-* fields" in text
 
@@ -255,7 +260,7 @@ async def test_a_handshake_is_told_as_it_would_be_made():
 async def test_a_ticket_is_left_alone():
     """It would be used up."""
     text = await told("GET", "/plain-ws?ticket=abc", websocket=True, token=ALICE)
-    assert "a ticket is not looked at here" in text
+    assert "the ticket was not checked" in text
     assert "abc" not in text
 
 
@@ -315,9 +320,9 @@ async def test_the_port_is_that_of_the_host(host, port):
         pytest.param(("GET", "http://gw.example/api"), {}, "without scheme and host", id="a whole url"),
         pytest.param(("GET", ""), {}, "begins with a slash", id="nothing"),
         pytest.param(("/api/x", "GET"), {}, "METHOD comes first: explain GET /api/x", id="the wrong way round"),
-        pytest.param(("FETCH", "/api/x"), {}, "'FETCH' is a method that the server does not know", id="no method"),
-        pytest.param(("", "/api/x"), {}, "'' is a method that the server does not", id="an empty method"),
-        pytest.param(("GET / HTTP/1.1\r\nA:", "/api/x"), {}, "does not know", id="a line in the method"),
+        pytest.param(("FETCH", "/api/x"), {}, "'FETCH' is not a method that the server knows", id="no method"),
+        pytest.param(("", "/api/x"), {}, "'' is not a method that the server knows", id="an empty method"),
+        pytest.param(("GET / HTTP/1.1\r\nA:", "/api/x"), {}, "that the server knows", id="a line in the method"),
         pytest.param(("PROPFIND", "/ws"), {"websocket": True}, "begins with GET", id="a handshake by PROPFIND"),
         pytest.param(("POST", "/ws"), {"websocket": True}, "begins with GET", id="a handshake by POST"),
         pytest.param(("GET", "/"), {"fields": ["Accept"]}, "'Name: value'", id="a field without a value"),
@@ -414,7 +419,7 @@ def test_the_command_knows_what_is_refused_before_any_route(configured, settings
         text = configured("GET", "/api/x", "--header", "Host: evil.explained.example:80", *kind)
         assert row(text, "answer") == "refused: 400 bad_request"
         assert row(text, "why") == "the host evil.explained.example:80 is not in ALLOWED_HOSTS"
-        assert "name the host in ALLOWED_HOSTS" in row(text, "mend")
+        assert "add it to ALLOWED_HOSTS" in row(text, "mend")
     assert "a page of the gateway itself" in configured("GET", "/health", "--header", "Host: evil.explained.example")
 
 

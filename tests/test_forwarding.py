@@ -97,7 +97,7 @@ def added(*headers: str, to: Grant = PROTECTED, arrival: Arrival = DIRECT, kind:
         pytest.param("x-user-id_", id="an underscore behind"),
         pytest.param("x-user-id ", id="a blank behind, as before the colon"),
         pytest.param("_x-user-id", id="an underscore in front"),
-        pytest.param("x-user\xadid", id="outside ASCII"),
+        pytest.param("x-user\xadid", id="non-ASCII"),
         pytest.param("X-User-Email", id="email"),
         pytest.param("X_USER_EMAIL", id="email, underscores"),
         pytest.param("X-User-Role", id="role"),

@@ -161,7 +161,7 @@ def test_a_file_without_rows_prunes_nothing(apply: Any, content: str, options: l
     """It is what a failed ``export_config > gateway.toml`` leaves behind."""
     apply(FILE)
     (line,) = refused(apply, content, *options)
-    assert "gateway.toml: there is nothing in it, and --prune would remove everything" in line
+    assert "gateway.toml: the file is empty, and --prune would remove everything" in line
     assert apply(content) == "nothing to change\n"
 
 
@@ -175,7 +175,7 @@ def test_what_may_not_be_meant_is_said_at_once(
     off = '[[origin]]\norigin = "https://*.org"\nenabled = false\n'
     apply(FILE.replace("https://app.example.com", "https://*.com").replace("/api/", "/admin/x") + off, *options)
     first, second = capsys.readouterr().err.splitlines()
-    assert first.startswith('warning: relay.W006: route http "/admin/x" lies under a path of the gateway\'s own')
+    assert first.startswith('warning: relay.W006: route http "/admin/x" lies under one of the gateway\'s own paths')
     assert second.startswith(
         'warning: relay.W010: origin "https://*.com" is enabled: anybody can have a site under com'
     )

@@ -184,7 +184,7 @@ def test_values_that_can_not_be_used_name_their_variable(configured: bool) -> No
     assert str(caught.value).splitlines() == [
         "MAIN_SERVICE_URL: 'main:9000' must begin with http:// or https://",
         "ALLOWED_ORIGINS: 'https://a.example/' is more than an origin; write 'https://a.example'",
-        "ALLOWED_ORIGINS: 'null' is what sandboxed pages of any site send; it can't be allowed",
+        "ALLOWED_ORIGINS: 'null' is what a sandboxed page of any site sends; it can't be allowed",
     ]
 
 

@@ -415,7 +415,7 @@ def test_a_marked_token_passes_no_helper(lines, event, secret):
         "different valid tokens in header and cookie",
         "the token came from a cookie, and there is no Origin",
         "origin https://evil.example is not on the list; nearest: https://app.example.com",
-        "the token's role is user; /ws wants admin or staff",
+        "the token's role is user; /ws requires admin or staff",
         "127.0.0.1:9000: connection refused",
         "answered 403 Forbidden: Origin not allowed",
         "JWT_ALGORITHMS is HS256,HS384",

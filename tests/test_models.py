@@ -70,14 +70,18 @@ def test_every_field_says_what_it_does(model: type[models.Model]) -> None:
         pytest.param(
             {"refuse_with": "close"},
             "refuse_with",
-            "'close' has an effect on websocket routes only; leave it at 'http'",
+            "'close' only affects websocket routes; leave it at 'http'",
             id="a close on an HTTP route",
         ),
-        pytest.param({"idle_timeout": 5}, "idle_timeout", "websocket routes only", id="idleness of an HTTP route"),
+        pytest.param(
+            {"idle_timeout": 5}, "idle_timeout", "only affects websocket routes", id="idleness of an HTTP route"
+        ),
         pytest.param(
             {"max_connections_per_user": 1}, "max_connections_per_user", "leave it at 0", id="sockets of an HTTP route"
         ),
-        pytest.param({"message_rate": "5/s"}, "message_rate", "websocket routes only", id="messages of an HTTP route"),
+        pytest.param(
+            {"message_rate": "5/s"}, "message_rate", "only affects websocket routes", id="messages of an HTTP route"
+        ),
         pytest.param({"kind": "websocket", "idle_timeout": -1}, "idle_timeout", "is not a time", id="negative"),
         pytest.param({"path": ""}, "path", "cannot be blank", id="no path"),
         pytest.param({"path": "/" + "x" * 500}, "path", "at most 500 characters", id="a path too long"),
@@ -102,7 +106,9 @@ def test_a_second_route_with_the_same_key_is_refused_where_it_can_be_mended() ->
     Route.objects.create(path="/a", methods="GET,POST", backend=backend())
     second = Route(path=" /a", methods="post, get", backend=backend("other"))
     assert errors(second) == {
-        "path": ["there is a route http /a (GET,POST) already; change that one, or take another path or other methods"]
+        "path": [
+            "the route http /a (GET,POST) already exists; change that one, or choose another path or other methods"
+        ]
     }
     Route(path="/a", methods="GET", backend=backend("third")).full_clean()
     Route(path="/a", kind="websocket", backend=backend("fourth")).full_clean()

@@ -349,7 +349,7 @@ async def test_a_renewal_does_not_wait_for_a_database_that_hangs(followed, post,
     monkeypatch.setattr(Renewal, "save", lambda row: asyncio.run_coroutine_threadsafe(release.wait(), loop).result(10))
     answer = await post("/gateway/session", {"previous": OLD}, FRESH)
     release.set()
-    assert_unavailable(answer, events, "gave no answer in 0.01 s")
+    assert_unavailable(answer, events, "did not answer within 0.01 s")
 
 
 @pytest.mark.django_db(transaction=True)
@@ -430,7 +430,7 @@ async def test_a_path_is_kept_as_a_handshake_will_have_it(post, path, stored):
         pytest.param({"path": "/ws#x"}, "has a query or fragment", id="with a fragment"),
         pytest.param({"path": "/" + "x" * 2000}, "longer than 2000", id="too long"),
         pytest.param({"path": "/a%00b"}, "not printable", id="NUL"),
-        pytest.param({"path": "/a\nb"}, "not printable", id="a line end"),
+        pytest.param({"path": "/a\nb"}, "not printable", id="a line break"),
         pytest.param({"path": "/\ud800"}, "not printable", id="half a surrogate pair"),
     ],
 )

@@ -105,8 +105,8 @@ def test_converters_are_those_of_django() -> None:
     [
         pytest.param("/u/<word:x>", "'word'", id="unknown converter"),
         pytest.param("/u/<int:x>/<int:x>", "used once", id="a name twice"),
-        pytest.param("/u/<int:1x>", "must be a name", id="no name"),
-        pytest.param("/u/<int: x>", "must be a name", id="white space"),
+        pytest.param("/u/<int:1x>", "must be a valid name", id="no name"),
+        pytest.param("/u/<int: x>", "must be a valid name", id="white space"),
     ],
 )
 def test_a_path_that_django_would_not_take_is_an_error(path: str, sentence: str) -> None:
@@ -450,10 +450,10 @@ def test_a_backends_url_is_taken_apart(text: str, parts: tuple[str, str, int, st
         pytest.param("http://app/#x", "fragment", id="a fragment"),
         pytest.param("http://app/?", "query", id="an empty query"),
         pytest.param("http://ap p", "a space", id="a space"),
-        pytest.param("http://app\r\nX-User-ID: 1", "a space", id="a line end"),
+        pytest.param("http://app\r\nX-User-ID: 1", "a space", id="a line break"),
         pytest.param("http://app\\x", "backslash", id="a backslash"),
-        pytest.param("http://bücher.example", "outside ASCII", id="a host outside ASCII"),
-        pytest.param("http://app/é", "outside ASCII", id="a prefix outside ASCII"),
+        pytest.param("http://bücher.example", "non-ASCII", id="a host outside ASCII"),
+        pytest.param("http://app/é", "non-ASCII", id="a prefix outside ASCII"),
         pytest.param("http://app/../x", "dot segment", id="a prefix with a dot segment"),
         pytest.param("http://app/%2e%2e/x", "dot segment", id="a prefix with an encoded dot segment"),
         pytest.param("", "must begin with", id="nothing"),

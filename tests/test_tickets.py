@@ -160,6 +160,6 @@ async def test_a_database_that_does_not_answer_is_not_waited_for(tickets, monkey
         asyncio.run_coroutine_threadsafe(answer.wait(), loop).result(10)
 
     monkeypatch.setattr(module, "_take", hangs)
-    with pytest.raises(DatabaseUnavailable, match=r"gave no answer in 0\.01 s"):
+    with pytest.raises(DatabaseUnavailable, match=r"did not answer within 0\.01 s"):
         await tickets.redeem("a" * 43, "/ws", ORIGIN)
     answer.set()

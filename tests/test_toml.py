@@ -205,7 +205,7 @@ def test_an_empty_file_says_nothing() -> None:
             "refuse_with: 'no' is not a way to refuse",
             id="refuse_with",
         ),
-        pytest.param(ROUTE + "idle_timeout = 5", "idle_timeout: 5.0 has an effect on websocket routes only", id="idle"),
+        pytest.param(ROUTE + "idle_timeout = 5", "idle_timeout: 5.0 only affects websocket routes", id="idle"),
         pytest.param(ROUTE + 'access = "roles"', "roles: access by roles needs at least one role", id="no roles"),
         pytest.param('[[origin]]\norigin = "null"', "origin \"null\": origin: 'null' is what", id="null"),
         pytest.param(BACKEND + BACKEND, 'backend "main": it is listed twice; keep one', id="a backend twice"),

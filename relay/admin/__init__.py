@@ -1,4 +1,4 @@
-"""The admin: what operators see and change of a running gateway."""
+"""The admin: where operators watch and change a running gateway."""
 
 from __future__ import annotations
 
@@ -13,5 +13,5 @@ admin.site.site_title = "Gateway"
 admin.site.index_title = "Dashboard"
 admin.site.index_template = "admin/relay/dashboard.html"
 admin.site.login_form = login.LoginForm
-admin.site.enable_nav_sidebar = False  # the way around is in the head, and the lists need the room
+admin.site.enable_nav_sidebar = False  # the header has the navigation, and the lists need the room
 admin.site.site_url = None  # the site at / is a backend's

@@ -1,4 +1,4 @@
-"""``check_backends`` as an action: the same checks, bounded in number and time, as a page waits for them."""
+"""``check_backends`` as an admin action: the same checks, limited in number and time, because a page waits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from relay.routing.loader import load_snapshot
 from relay.routing.snapshot import Snapshot
 
 PATIENCE = 20.0
-"""Seconds for all of it; proxies in front begin to give up on a page at 30."""
+"""Seconds for all checks; proxies in front may give up on a page after 30."""
 
 MOST = 20
 """Backends at once."""
@@ -25,10 +25,10 @@ def findings(names: Sequence[str], host: str) -> list[Finding]:
     """Check these backends, disabled ones too, as a visitor without a token from the first origin on the list.
 
     Args:
-        host: That the gateway is known by.
+        host: The gateway's own host name.
 
     Raises:
-        InvalidConfiguration, django.db.Error: There is no configuration to check.
+        InvalidConfiguration, django.db.Error: The configuration can't be used or read.
     """
     snapshot = load_snapshot()
     origins = (origin.origin for origin in snapshot.origins if origin.enabled and "*" not in origin.origin)
@@ -39,7 +39,7 @@ def findings(names: Sequence[str], host: str) -> list[Finding]:
 
 
 async def _check(snapshot: Snapshot, names: Sequence[str], visitor: Visitor) -> list[Finding]:
-    """One that takes too long spoils nobody else's result."""
+    """Check concurrently, so that a slow backend does not affect the others' results."""
     checks = {name: asyncio.create_task(checkup.check(snapshot, [name], visitor)) for name in names}
     if not checks:
         return []
@@ -50,7 +50,7 @@ async def _check(snapshot: Snapshot, names: Sequence[str], visitor: Visitor) -> 
             found += check.result()
             continue
         check.cancel()
-        advice = f"manage.py check_backends {name} waits as long as it takes"
+        advice = f"run manage.py check_backends {name}, which has no such limit"
         found.append(Finding(name, "", "all", "FAILS", f"not done within {PATIENCE:g} s", advice))
     await asyncio.gather(*checks.values(), return_exceptions=True)
     return found

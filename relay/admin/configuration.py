@@ -1,6 +1,6 @@
-"""Backends, routes and origins in the admin. What is saved here is live in every process within a second.
+"""Backends, routes and origins in the admin. A change takes effect in every process within a second.
 
-What would close live sockets is asked about first (`relay.admin.preview`).
+A change that would close live sockets has to be confirmed first (`relay.admin.preview`).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ ROUTE_FIELDS: tuple[tuple[str | None, Any], ...] = (
 
 
 class SwitchedAdmin(PreviewedAdmin):
-    """For rows that can be switched on and off, many at a time; each change is in the admin's log."""
+    """An admin for rows that can be enabled and disabled, many at a time; each change is logged in the admin."""
 
     actions: tuple[str, ...] = ("enable", "disable")
     previewed_actions = ("enable", "disable", "delete_selected")
@@ -58,7 +58,7 @@ class SwitchedAdmin(PreviewedAdmin):
         self._switch(request, queryset, on=False)
 
     def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
-        """Say what may not be meant of what was saved just now, on this page and not at the next start."""
+        """Show the warnings about what was just saved here, not only at the next start."""
         super().save_related(request, form, formsets, change)
         saved = [row for formset in formsets for row in (*formset.new_objects, *dict(formset.changed_objects))]
         self._warn(request, [form.instance, *saved])
@@ -68,11 +68,11 @@ class SwitchedAdmin(PreviewedAdmin):
             self.message_user(request, checks.line(message), messages.WARNING)
 
     def _switch(self, request: HttpRequest, queryset: Rows, on: bool) -> None:
-        """Change the rows that are not so yet, and log each, in one transaction."""
+        """Change the rows that need it, and log each, in one transaction."""
         word = "enabled" if on else "disabled"
         rows: list[Counted] = list(queryset.filter(enabled=not on))
         if not rows:
-            self.message_user(request, f"All of them are {word} already.", messages.INFO)
+            self.message_user(request, f"All of them are already {word}.", messages.INFO)
             return
         with Revision.counting("config"):
             self.model._default_manager.filter(pk__in=[row.pk for row in rows]).update(enabled=on)
@@ -103,11 +103,11 @@ HEALTH: Mapping[str, tuple[str, str]] = MappingProxyType(
         "disabled": ("disabled", ""),
     }
 )
-"""A state of `relay.fleet.overview` in words and as a colour, as on the dashboard."""
+"""A state of `relay.fleet.overview` as text and as a colour, as on the dashboard."""
 
 
 class BackendList(ChangeList):
-    """A page of backends, each as the processes see it now."""
+    """A page of backends, each with its current state in all processes."""
 
     def get_results(self, request: HttpRequest) -> None:
         super().get_results(request)
@@ -143,7 +143,7 @@ class BackendAdmin(SwitchedAdmin):
 
     @admin.display(description="health")
     def health(self, backend: Any) -> SafeString:
-        """What the dashboard says of it: failures of the last minute count, whatever the health path answers."""
+        """The dashboard's verdict: failures in the last minute count, even if the health path answers."""
         seen = backend.seen
         failing = seen["failures"] and seen["state"] != "down"
         words, tone = ("failing", "bad") if failing else HEALTH[seen["state"]]
@@ -153,11 +153,11 @@ class BackendAdmin(SwitchedAdmin):
         lines = format_html_join("", '<span class="gw-line quiet">{}</span>', causes)
         return format_html('<span class="gw-state {}">{}</span>{}', tone, words, lines)
 
-    @admin.action(permissions=["change"], description="Check: can they be reached, and do they take sockets?")
+    @admin.action(permissions=["change"], description="Check: can they be reached, and do they accept sockets?")
     def check_backends(self, request: HttpRequest, queryset: Rows) -> TemplateResponse | None:
         names = list(queryset.values_list("name", flat=True)[: checking.MOST + 1])
         if len(names) > checking.MOST:
-            sentence = f"At most {checking.MOST} at once; manage.py check_backends checks them all."
+            sentence = f"At most {checking.MOST} at once; use manage.py check_backends to check them all."
             self.message_user(request, sentence, messages.ERROR)
             return None
         try:
@@ -168,7 +168,7 @@ class BackendAdmin(SwitchedAdmin):
         failed = sum(finding.outcome == "FAILS" for finding in findings)
         context = {
             **self.admin_site.each_context(request),
-            "title": f"{failed} of {len(findings)} checks failed" if failed else f"All {len(findings)} checks are well",
+            "title": f"{failed} of {len(findings)} checks failed" if failed else f"All {len(findings)} checks passed",
             "opts": self.opts,
             "findings": findings,
             "backends": queryset,

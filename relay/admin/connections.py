@@ -1,7 +1,7 @@
-"""The live WebSockets of all processes: who, from where, since when, how much; and to disconnect them.
+"""List the live WebSockets of all processes (who, from where, since when, how much), and disconnect them.
 
-Each look has the processes list their sockets anew. What is picked is disconnected by `Kick` rows, which every process
-follows within a second.
+Each page view makes the processes list their sockets anew. `Kick` rows disconnect the selected ones: every process
+acts on them within a second.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from relay.fleet.connections import look
 from relay.models import Kick, LiveConnection, Process
 
 MOST_AT_ONCE = 500
-"""Connections that can be picked one by one; a user's or a route's are disconnected by one order."""
+"""Connections that can be selected individually; a user's or a route's are disconnected by a single order."""
 
 FIELDS = {"socket": "pk", "user": "user_id", "route": "route"}
-"""What a kick can name, and the field that holds it."""
+"""The kinds of kick, and the field that each compares."""
 
 Rows = QuerySet[LiveConnection]
 
@@ -148,7 +148,7 @@ class LiveConnectionAdmin(ObservedAdmin):
         return self._ask(request, "route", queryset)
 
     def disconnect(self, request: HttpRequest) -> HttpResponse:
-        """Ask, with how many it would be; on POST, do it."""
+        """Ask for confirmation, with the number of connections; on POST, disconnect them."""
         if not self.has_disconnect_permission(request):
             raise PermissionDenied
         asked = request.POST if request.method == "POST" else request.GET
@@ -164,10 +164,10 @@ class LiveConnectionAdmin(ObservedAdmin):
         )
 
     def _ask(self, request: HttpRequest, kind: str, picked: Rows) -> HttpResponse | None:
-        """The page that says how many it would be; None, with a message, if it is nobody."""
+        """The confirmation page with the number of connections; None, with a message, if there are none."""
         concerned = self._concerned(kind, picked)
         if not concerned:
-            self.message_user(request, "There is nobody to disconnect; they are gone already.", messages.INFO)
+            self.message_user(request, "There is nobody to disconnect; they are already gone.", messages.INFO)
             return None
         number = sum(n for _, n in concerned)
         context = {
@@ -182,7 +182,7 @@ class LiveConnectionAdmin(ObservedAdmin):
         return TemplateResponse(request, "admin/relay/disconnect.html", context)
 
     def _concerned(self, kind: str, picked: Rows) -> list[tuple[str, int]]:
-        """What a kick would name, with the number of connections that it ends: also those that were not picked."""
+        """Each value a kick would name, with the number of connections it ends, including ones not selected."""
         field = FIELDS[kind]
         values = picked.order_by().values_list(field, flat=True).distinct()
         rows = LiveConnection.objects.filter(process__in=Process.objects.living(), **{f"{field}__in": list(values)})
@@ -195,7 +195,7 @@ class LiveConnectionAdmin(ObservedAdmin):
             Kick.objects.bulk_create([Kick(kind=kind, value=value) for value, _ in concerned])
             self._log(request, kind, concerned)
         number = sum(n for _, n in concerned)
-        sentence = f"{count(number, 'live connection')} told to go." if number else "They are gone already."
+        sentence = f"Disconnecting {count(number, 'live connection')}." if number else "They are already gone."
         self.message_user(request, sentence, messages.SUCCESS)
         return HttpResponseRedirect(reverse("admin:relay_liveconnection_changelist"))
 

@@ -1,4 +1,4 @@
-"""The admin's first page: what all processes are doing, and what needs a look. Updated by its script every 2 s."""
+"""The admin's first page: what all processes are doing, and what needs attention. Its script updates it every 2 s."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from relay.models import Process
 
 @admin.register(Process)
 class ProcessAdmin(ObservedAdmin):
-    """The processes as a plain list, for browsers without scripts; and the figures for those with."""
+    """The processes as a plain list, for browsers without scripts, and the figures for the dashboard's script."""
 
     list_display = ("__str__", "state", "heard", "version", "started", "sockets", "requests", "messages", "revision")
     list_display_links = None
@@ -33,7 +33,7 @@ class ProcessAdmin(ObservedAdmin):
         return [figures, *super().get_urls()]
 
     def figures(self, request: HttpRequest) -> JsonResponse:
-        """What the dashboard shows; ``since`` as in `overview`."""
+        """The dashboard's figures as JSON; ``since`` as in `overview`."""
         if not self.has_view_permission(request):
             raise PermissionDenied
         since = request.GET.get("since", "")
@@ -47,7 +47,7 @@ class ProcessAdmin(ObservedAdmin):
             return "gone"
         return "draining" if process.draining else "serving"
 
-    @admin.display(description="last heard of", ordering="seen_at")
+    @admin.display(description="last heard from", ordering="seen_at")
     def heard(self, process: Any) -> str:
         return f"{span(process.silence)} ago"
 

@@ -1,7 +1,7 @@
-"""``explain`` as a page: what would become of a request, by the configuration and revocations of now. Nothing is sent.
+"""``explain`` as a page: what would happen to a request, by the current configuration and revocations. Nothing is sent.
 
-What is asked is posted, so that a token never stands in an address, a log or the browser's history. It is used, and
-neither kept nor shown again.
+The question is POSTed, so a token never appears in a URL, a log or the browser's history. It is used once, and is
+neither stored nor shown again.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ WEBSOCKET = "WebSocket"
 
 
 def may(request: HttpRequest) -> bool:
-    """The answer names routes and backends, so it is for those who may see them."""
+    """Whether the user may see routes and backends, which the answer names."""
     return bool(request.user.has_perms(("relay.view_route", "relay.view_backend")))
 
 
 @sensitive_post_parameters("token")
 def view(request: HttpRequest) -> HttpResponse:
-    """The form, filled in with a refusal's request where one is named; on POST, the answer above it."""
+    """The form, pre-filled from a refusal if one is named; on POST, with the answer above it."""
     if not may(request):
         raise PermissionDenied
     asked = _posted(request) if request.method == "POST" else _refused(request)
@@ -42,7 +42,7 @@ def view(request: HttpRequest) -> HttpResponse:
         "title": "Explain a request",
         "opts": RefusalRecord._meta,
         "choices": (WEBSOCKET, *METHODS),
-        # Somebody may have put a token into the path.
+        # Somebody may have put a token in the path.
         "asked": {"method": asked["method"], "path": masker.text(asked["path"]), "origin": asked["origin"]},
     }
     if request.method == "POST":
@@ -60,7 +60,7 @@ def _posted(request: HttpRequest) -> dict[str, str]:
 
 
 def _refused(request: HttpRequest) -> dict[str, str]:
-    """A refusal's request, as far as it is kept: without query and token."""
+    """A refusal's request as far as it was recorded: without query and token."""
     key, found = request.GET.get("refusal", ""), None
     if key.isascii() and key.isdigit() and len(key) < 19 and request.user.has_perm("relay.view_refusalrecord"):
         found = RefusalRecord.objects.filter(pk=key).first()
@@ -71,7 +71,7 @@ def _refused(request: HttpRequest) -> dict[str, str]:
 
 
 def _answer(asked: dict[str, str], host: str) -> str:
-    """Raises ValueError (what was typed can't be sent so), InvalidConfiguration, django.db.Error."""
+    """Raises ValueError (such a request can't be sent), InvalidConfiguration, django.db.Error."""
     websocket = asked["method"] == WEBSOCKET
     typed = question(
         "GET" if websocket else asked["method"],

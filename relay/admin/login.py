@@ -1,8 +1,8 @@
-"""Logging in: so many wrong passwords from one address, then a pause for that address.
+"""Login, with a pause for an address after too many wrong passwords.
 
-Failures are counted in the database, so over all processes, by address and user name: who guesses at a name locks
-nobody out who comes from elsewhere. An attempt is written before the password is looked at, so that many at once don't
-slip through together.
+Failures are counted in the database, across all processes, by address and user name: guessing at a name locks out
+nobody at another address. An attempt is recorded before the password is checked, so parallel guesses can't slip
+through together.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ log = logging.getLogger("relay.admin")
 
 WINDOW = timedelta(minutes=15)
 MOST_BY_NAME = 5
-"""Failures of one name from one address, within the window."""
+"""Failures for one name from one address, within the window."""
 
 MOST_BY_ADDRESS = 50
-"""Failures of all names from one address: as many people may sit behind one."""
+"""Failures for all names from one address: many people may share one."""
 
 MOST_KEPT = 10_000
-"""Attempts, of whoever: a flood from everywhere must not fill the database."""
+"""Attempts in total: a flood from many addresses must not fill the database."""
 
 
 class LoginForm(AdminAuthenticationForm):
-    """The admin's form with a brake."""
+    """The admin's login form, with the limit."""
 
     def clean(self) -> dict[str, Any]:
         username = self.cleaned_data.get("username")
@@ -51,7 +51,7 @@ class LoginForm(AdminAuthenticationForm):
 
 
 def begin(address: str, username: str) -> int:
-    """Count an attempt as failed, until it succeeds; give back how many minutes to wait, 0: go on."""
+    """Count an attempt as failed until it succeeds; return the minutes to wait, or 0 to go on."""
     now = timezone.now()
     attempts = LoginAttempt.objects.order_by("-pk")
     attempts.filter(at__lte=now - WINDOW).delete()
@@ -62,13 +62,13 @@ def begin(address: str, username: str) -> int:
     for earlier, most in ((here.filter(username=attempt.username), MOST_BY_NAME), (here, MOST_BY_ADDRESS)):
         latest: list[datetime] = list(earlier.values_list("at", flat=True)[:most])
         if len(latest) == most:
-            attempt.delete()  # a pause has an end, however often somebody tries meanwhile
+            attempt.delete()  # attempts during a pause don't extend it
             return int((latest[-1] + WINDOW - now).total_seconds() // 60) + 1
     return 0
 
 
 def client(address: str) -> str:
-    """Whom an address counts for: of IPv6, whoever has one address has its whole network (RFC 6177)."""
+    """The client that an address stands for: with IPv6, its whole /64 network (RFC 6177)."""
     try:
         parsed = ip_address(address)
     except ValueError:

@@ -1,4 +1,4 @@
-"""What to do about a refusal: a sentence for each code, and where in the admin it is done."""
+"""How to fix a refusal: a sentence for each code, and links to the place in the admin."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from relay.models import Backend, Origin, RefusalRecord, Route
 from relay.routing import snapshot
 from relay.routing.snapshot import Snapshot, normalise_origin
 
-LISTED = "The origin is on the list meanwhile."
+LISTED = "The origin is on the list by now."
 
 ABOUT_METRICS = frozenset({"invalid_token", "no_token", "role_required"})
 ABOUT_ROUTE = frozenset({"role_required", "too_many_connections"})
@@ -35,11 +35,11 @@ ABOUT_BACKEND = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Mend:
-    """What helps against one refusal.
+    """The fix for one refusal.
 
     Attributes:
-        links: Text and address of where it is done.
-        origin: One that may be put on the list and is not there; empty: none.
+        links: (text, address) of the pages where it is done.
+        origin: An origin that may be added to the list; empty if there is none.
     """
 
     sentence: str
@@ -53,7 +53,7 @@ def mend(
     backends: Mapping[str, int],
     is_listed: Callable[[str], bool],
 ) -> Mend:
-    """What helps against a refusal.
+    """The fix for a refusal.
 
     Args:
         routes: Primary keys by kind and path (`known_routes`).
@@ -64,7 +64,7 @@ def mend(
     if origin and is_listed(origin):
         sentence, origin = LISTED, ""
     if refusal.detail.endswith(UPGRADE_LOST):
-        sentence = "Have the proxy in front pass Upgrade and Connection on, if this was a handshake."
+        sentence = "If this was a handshake, have the proxy in front pass Upgrade and Connection on."
     elif refusal.path == "/metrics" and refusal.code in ABOUT_METRICS:
         sentence = "Set METRICS_TOKEN, and have Prometheus send it as Authorization: Bearer."
     elif refusal.code == "no_route":
@@ -80,9 +80,9 @@ def mend(
 
 
 def allowable(origin: str) -> str:
-    """One origin as it would stand on the list; empty if it is none.
+    """An origin in the list's normal form; empty if it can't be on the list.
 
-    A wildcard is none: a stranger may send it, and the list would take it for a rule.
+    A wildcard can't: a stranger may send one, and the list would take it for a rule.
     """
     if "*" in origin or normalise_origin(origin) is None:
         return ""
@@ -101,6 +101,6 @@ def known_backends() -> dict[str, int]:
 
 
 def origins_in_force() -> Snapshot:
-    """A configuration of the enabled origins alone, as handshakes are compared with them."""
+    """A configuration of only the enabled origins, which compares like a handshake."""
     enabled = Origin.objects.filter(enabled=True).values_list("origin", flat=True)
     return Snapshot.build((), (), map(snapshot.Origin, enabled))

@@ -1,4 +1,4 @@
-"""Rows that nobody writes by hand: the admin shows them, and that is all."""
+"""Base admin for rows that only processes write: the admin shows them, read-only."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ else:
 
 
 class ObservedAdmin(ModelAdmin):
-    """Looking needs the permission to view; there is nothing to add, change or delete."""
+    """A read-only admin: viewing needs the view permission, and nothing can be added, changed or deleted."""
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
@@ -31,7 +31,7 @@ class ObservedAdmin(ModelAdmin):
 
 
 def moment(when: datetime | None) -> SafeString | str:
-    """How long ago, or how soon; the exact time is in the tooltip. No time zone has to be guessed."""
+    """How long ago, or in how long, with the exact time in UTC as the tooltip."""
     if when is None:
         return "-"
     passed = timezone.now() - when
@@ -42,7 +42,7 @@ def moment(when: datetime | None) -> SafeString | str:
 
 
 def span(passed: timedelta) -> str:
-    """A length of time, as exactly as one wants to know: ``47 s``, ``3 min 5 s``, ``47 min``, ``1 h 56 min``."""
+    """A duration, rounded for people: ``47 s``, ``3 min 5 s``, ``47 min``, ``1 h 56 min``."""
     seconds = int(passed.total_seconds())
     for size, unit, smaller, smaller_unit in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
         if seconds >= size:

@@ -1,7 +1,7 @@
-"""Before a change of the configuration is kept, the admin says which live sockets it would close.
+"""Before a configuration change is kept, the admin shows which live sockets it would close.
 
-The change is made in a transaction, the configuration that comes of it is read, and every socket is judged by it with
-the very function that the processes will use. If some have to go, all of it is taken back, and a page asks first.
+The change is made in a transaction, the resulting configuration is read, and every socket is judged by it with the
+function that the processes will use. If any would close, the change is rolled back, and a page asks for confirmation.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ else:
     ModelAdmin = admin.ModelAdmin
 
 AGREED = "_agreed"
-"""Posted by the page that asks: the sockets may close."""
+"""Posted by the confirmation page: the sockets may close."""
 
 Extra = dict[str, Any] | None
 
 
 class PreviewedAdmin(ModelAdmin):
-    """Asks before sockets are closed by a save, a deletion or an action.
+    """Asks for confirmation before a save, a deletion or an action closes sockets.
 
     Attributes:
         previewed_actions: Actions that change the configuration.
@@ -59,10 +59,10 @@ class PreviewedAdmin(ModelAdmin):
         return self._previewed(request, lambda: view(request, extra_context))
 
     def _previewed(self, request: HttpRequest, view: Callable[[], HttpResponse]) -> HttpResponse:
-        """The view's response, or, with nothing changed yet, the page that asks."""
+        """The view's response or, with nothing changed yet, the confirmation page."""
         if request.method != "POST" or AGREED in request.POST:
             return view()
-        seen = look()  # before the transaction: the processes' lists have to be written in between
+        seen = look()  # before the transaction, so that the processes' lists become visible in it
         with transaction.atomic():
             before = Revision.current().config
             response = view()
@@ -71,7 +71,7 @@ class PreviewedAdmin(ModelAdmin):
                 transaction.set_rollback(True)
         if not closing:
             return response
-        request._messages = default_storage(request)  # type: ignore[attr-defined]  # what it said has not happened
+        request._messages = default_storage(request)  # type: ignore[attr-defined]  # its messages are about a change that was rolled back
         return self._ask(request, closing, seen)
 
     def _ask(self, request: HttpRequest, closing: list[Listed], seen: Look) -> HttpResponse:
@@ -80,24 +80,24 @@ class PreviewedAdmin(ModelAdmin):
             **self.admin_site.each_context(request),
             "title": f"This closes {count(number, 'live socket')}",
             "opts": self.opts,
-            "say": "Nothing is changed yet. These live sockets have no place in the new configuration: their clients "
-            "get close code 1012 within a second, and come back by themselves where they can. Nobody else is touched.",
-            "go": f"Go on, and close {count(number, 'socket')}",
+            "say": "Nothing has changed yet. The new configuration closes these live sockets: their clients get close "
+            "code 1012 within a second, and may reconnect if they are still allowed. No other sockets are affected.",
+            "go": f"Continue, and close {count(number, 'socket')}",
             "posted": posted(request),
         }
         return ask_first(request, context, closing, seen)
 
 
 def posted(request: HttpRequest) -> list[tuple[str, str]]:
-    """What has to be posted once more; the form that does it has a token of its own."""
+    """The fields to post again; the form that does so has its own CSRF token."""
     return [(k, v) for k, values in request.POST.lists() for v in values if k != "csrfmiddlewaretoken"]
 
 
 def ask_first(request: HttpRequest, context: dict[str, Any], closing: list[Listed], seen: Look) -> HttpResponse:
-    """A page that says which sockets will close, and posts the same again if that is agreed to.
+    """A page that shows which sockets will close, and posts the same fields again once confirmed.
 
     Args:
-        context: ``title``, what to ``say``, ``posted``, and ``go``: the words of the button.
+        context: ``title``, the text to ``say``, ``posted``, and ``go``, the button's label.
     """
     routes = by_route(closing)
     told = {"routes": routes, "silent": seen.silent, "unlisted": seen.unlisted, "agreed": AGREED}
@@ -105,9 +105,9 @@ def ask_first(request: HttpRequest, context: dict[str, Any], closing: list[Liste
 
 
 def _closing() -> list[Listed]:
-    """The listed sockets that the configuration in this transaction ends.
+    """The listed sockets that the configuration in this transaction would close.
 
-    One that can't be used ends none: the processes stay with the last that could.
+    An invalid configuration closes none: the processes keep the last good one.
     """
     try:
         ends = ended_by(load_snapshot())
@@ -117,7 +117,7 @@ def _closing() -> list[Listed]:
 
 
 def by_route(sockets: Iterable[Listed]) -> list[dict[str, Any]]:
-    """Routes with the number of sockets and of users, the most sockets first."""
+    """Routes with their numbers of sockets and users, most sockets first."""
     found: defaultdict[str, list[Listed]] = defaultdict(list)
     for socket in sockets:
         found[socket.row.route].append(socket)

@@ -1,4 +1,4 @@
-"""The latest refusals, explained; an origin that was refused can be put on the list, after a question."""
+"""The latest refusals, explained; a refused origin can be added to the list, after confirmation."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from relay.refusals import KINDS
 
 
 class RefusalList(ChangeList):
-    """A page of refusals, each with what helps against it now."""
+    """A page of refusals, each with its current fix."""
 
     def get_results(self, request: HttpRequest) -> None:
         super().get_results(request)
@@ -35,9 +35,9 @@ class RefusalList(ChangeList):
 
 
 def explained(refusals: Iterable[Any], request: HttpRequest) -> list[Any]:
-    """Refusals with their ``mend``, and two addresses, empty where the user has no business there.
+    """Refusals with their ``mend`` and two addresses, each empty if the user may not go there.
 
-    ``allow`` puts the origin on the list, ``explain`` asks what would become of the request now.
+    ``allow`` adds the origin to the list; ``explain`` shows what would happen to the request now.
     """
     routes, backends, origins = known_routes(), known_backends(), origins_in_force()
     may_explain = explaining.may(request)
@@ -54,7 +54,7 @@ def explained(refusals: Iterable[Any], request: HttpRequest) -> list[Any]:
 
 
 class ByBackend(admin.SimpleListFilter):
-    """Those that got as far as a backend; the empty name of the others is no choice."""
+    """Filters by backend; the empty name of refusals that reached none is not offered."""
 
     title, parameter_name = "backend", "backend"
 
@@ -106,7 +106,7 @@ class RefusalAdmin(ObservedAdmin):
 
     @admin.display(description="refused", ordering="code")
     def refused(self, refusal: RefusalRecord) -> SafeString:
-        """The code, and what was asked for."""
+        """The code, and the method and path."""
         status = refusal.close_code or refusal.status
         asked = f"{refusal.method or refusal.get_kind_display()} {refusal.path}".strip()
         return format_html(
@@ -116,7 +116,7 @@ class RefusalAdmin(ObservedAdmin):
             asked,
         )
 
-    @admin.display(description="what was compared, and what helps")
+    @admin.display(description="what was compared, and how to fix it")
     def why(self, refusal: Any) -> SafeString:
         found = refusal.mend
         detail = refusal.detail or (KINDS[refusal.code].sentence if refusal.code in KINDS else "")
@@ -146,7 +146,7 @@ class RefusalAdmin(ObservedAdmin):
     # Allowing an origin
 
     def allow(self, request: HttpRequest) -> HttpResponse:
-        """Ask whether a refused origin may come in; on POST, put it on the list, or enable it where it is off."""
+        """Ask whether to allow a refused origin; on POST, add it to the list, or enable it there."""
         if request.method != "POST":
             return self._ask(request)
         try:
@@ -162,7 +162,7 @@ class RefusalAdmin(ObservedAdmin):
         back = _way_back(request, request.GET.get("next", ""))
         refusal = self.get_object(request, request.GET.get("refusal", ""))
         if refusal is None or not refusal.mend.origin:
-            gone = "This refusal is no longer kept; newer ones took its place."
+            gone = "This refusal is no longer kept; newer ones have replaced it."
             self.message_user(request, gone if refusal is None else refusal.mend.sentence, messages.INFO)
             return HttpResponseRedirect(back)
         known = Origin.objects.filter(origin=refusal.mend.origin).first()
@@ -182,18 +182,18 @@ class RefusalAdmin(ObservedAdmin):
     def _allow(self, request: HttpRequest, text: str, request_id: str) -> None:
         """Raises ValidationError, PermissionDenied."""
         if not allowable(text):
-            raise ValidationError(f"{text[:200]!r} is no origin that could stand on the list.")
+            raise ValidationError(f"{text[:200]!r} is not an origin that can be on the list.")
         after = f"from refusal {validation.one_line(request_id)}"[:150] if request_id else "after a refusal"
         origin = Origin(origin=allowable(text), note=f"allowed {after}")
         known = Origin.objects.filter(origin=origin.origin).first()
         self._may(request, "change" if known else "add")
-        in_force = "The next handshake from it works within a second."
+        in_force = "Handshakes from it work within a second."
         if known is None:
             origin.save()
             self.log_addition(request, origin, f"Allowed {after}.")
             self.message_user(request, f"The origin {origin.origin} is on the list. {in_force}", messages.SUCCESS)
         elif known.enabled:
-            self.message_user(request, f"The origin {known.origin} is on the list already.", messages.INFO)
+            self.message_user(request, f"The origin {known.origin} is already on the list.", messages.INFO)
         else:
             known.enabled = True
             known.save()
@@ -206,7 +206,7 @@ class RefusalAdmin(ObservedAdmin):
 
 
 def _way_back(request: HttpRequest, wanted: str) -> str:
-    """A page of ours: an open redirect would lend our name."""
+    """The wanted page if it is ours, else the list: never an open redirect."""
     if url_has_allowed_host_and_scheme(wanted, {request.get_host()}, request.is_secure()):
         return wanted
     return reverse("admin:relay_refusalrecord_changelist")

@@ -1,6 +1,6 @@
-"""Revocations in the admin: added and looked at, never changed or taken back.
+"""Revocations in the admin: they can be added and viewed, never changed or removed.
 
-So the form asks before it adds one, with the live sockets that it closes: a slip of the pen is seen there.
+So the form asks for confirmation first, with the live sockets that would close: a typing error shows there.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ _TOKEN = re.compile(r"(?:Bearer\s+)?([\w-]+\.[\w-]+\.[\w-]+)", re.ASCII | re.IGN
 
 
 class UnrepeatedInput(forms.TextInput):
-    """Never shows again what was typed: it may be a token."""
+    """A text field that never shows its value again: it may be a token."""
 
     def format_value(self, value: Any) -> None:
         return None
 
 
 class RevocationForm(ModelForm):
-    """Takes a token, and keeps its fingerprint."""
+    """Accepts a token, but keeps only its fingerprint."""
 
     value = forms.CharField(
         max_length=16384,
         widget=UnrepeatedInput({"size": 60, "autocomplete": "off", "spellcheck": "false"}),
-        help_text="A token, a jti, or a user's id. Of a token only a fingerprint is kept. In force within 1 s, "
-        "on open sockets too, and for good.",
+        help_text="A token, a jti, or a user's id. Only a token's fingerprint is stored. Takes effect within 1 s, "
+        "on open sockets too, and permanently.",
     )
 
     class Meta:
@@ -97,7 +97,7 @@ class RevocationAdmin(ModelAdmin):
         form_url: str = "",
         extra_context: dict[str, Any] | None = None,
     ) -> HttpResponse:
-        """Ask first: what is added stays, in every process."""
+        """Ask first: a revocation can't be undone."""
         if request.method == "POST" and object_id is None and AGREED not in request.POST:
             if not self.has_add_permission(request):
                 raise PermissionDenied
@@ -111,14 +111,14 @@ class RevocationAdmin(ModelAdmin):
         closing = ended_by(revocation)
         again = dict(posted(request)) | {"value": revocation.value}  # of a token, the fingerprint
         closes = count(len(closing), "live socket")
-        nobody = "" if closing else " No live socket is concerned: is it written as in the token?"
+        nobody = "" if closing else " No live socket is affected: is the value exactly as in the token?"
         context = {
             **self.admin_site.each_context(request),
             "title": f"Revoke {self._named(revocation)}? This closes {closes}",
             "opts": self.opts,
             "say": f"Nothing is revoked yet. {WHAT[Revocation.Kind(revocation.kind)]} will be refused, and live "
-            f"sockets close with 4401, within a second and for good: this can't be taken back. "
-            f"Whoever logs in again gets in with the new token.{nobody}",
+            f"sockets close with 4401, within a second and permanently: this can't be undone. "
+            f"A new token, after another login, works again.{nobody}",
             "go": f"Revoke, and close {count(len(closing), 'socket')}" if closing else "Revoke",
             "posted": list(again.items()),
         }
@@ -127,7 +127,7 @@ class RevocationAdmin(ModelAdmin):
     def save_model(self, request: HttpRequest, obj: Revocation, form: ModelForm, change: bool) -> None:
         closing = count(len(ended_by(obj)), "live socket")
         super().save_model(request, obj, form, change)
-        self.message_user(request, f"In force within a second; {closing} told to go.")
+        self.message_user(request, f"Takes effect within a second, and closes {closing}.")
 
     @admin.display(description="revoked", ordering="revoked_at")
     def revoked(self, revocation: Revocation) -> SafeString | str:
@@ -147,6 +147,6 @@ class RevocationAdmin(ModelAdmin):
 
 
 def ended_by(revocation: Revocation) -> list[Listed]:
-    """The listed sockets that a revocation ends."""
+    """The listed sockets that a revocation closes."""
     entry = RevocationEntry(revocation.kind, revocation.value, time.time(), None)
     return [socket for socket in listed() if revokes(entry, socket.identity)]

@@ -1,4 +1,4 @@
-"""What guards the admin's pages besides Django's own means: what a browser may do with them, and secure cookies."""
+"""Protection of the admin's pages beyond Django's own: response headers for the browser, and secure cookies."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CONTENT_SECURITY_POLICY = "; ".join(
         "frame-ancestors 'none'",
     )
 )
-"""Nothing from elsewhere, nothing inline, in nobody's frame: what gets into a page by mistake stays text."""
+"""Nothing external, nothing inline, no framing: markup injected into a page stays inert."""
 
 PERMISSIONS_POLICY = ", ".join(
     f"{feature}=()" for feature in ("camera", "display-capture", "geolocation", "microphone", "payment", "usb")
@@ -43,7 +43,7 @@ Answer = Callable[[HttpRequest], HttpResponseBase | Awaitable[HttpResponseBase]]
 
 @sync_and_async_middleware
 def guard(get_response: Answer) -> Answer:
-    """Middleware; the outermost, so that errors are guarded as well."""
+    """Middleware, outermost so that error pages are protected as well."""
     if iscoroutinefunction(get_response):
 
         async def answer_later(request: HttpRequest) -> HttpResponseBase:
@@ -58,9 +58,9 @@ def guard(get_response: Answer) -> Answer:
 
 
 def guarded(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
-    """The response with our headers; a client that came by TLS never sends its cookies back without.
+    """Add our headers to a response and, if the client used TLS, make its cookies secure.
 
-    No setting can say whether it did: the scheme is the client's, request by request (`relay.entry`).
+    No setting can decide that: the scheme is determined for each request (`relay.entry`).
     """
     for name, value in HEADERS.items():
         response.headers[name] = value
@@ -71,5 +71,5 @@ def guarded(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBas
 
 
 def refused_form(request: HttpRequest, reason: str = "") -> HttpResponse:
-    """The answer to a form without our token or from another origin (``CSRF_FAILURE_VIEW``): why, and what mends it."""
+    """The page for a failed CSRF check (``CSRF_FAILURE_VIEW``): the reason, and how to fix it."""
     return render(request, "admin/relay/refused_form.html", {"reason": reason}, status=403)

@@ -1,4 +1,4 @@
-"""``check_backends``: reach every backend as the gateway would, and say exactly what does not work."""
+"""``check_backends``: connect to every backend as the gateway would, and report exactly what does not work."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from relay.routing.snapshot import Snapshot
 
 class Command(GatewayCommand):
     help = (
-        "Check name, TCP, TLS, health path and WebSocket handshakes of each backend; print a table, and for each "
-        "failure its cause and what to try. Exit status 1 if anything fails."
+        "Check each backend's name, TCP, TLS, health path and WebSocket handshakes; print a table and, for each "
+        "failure, its cause and what to try. Exit status 1 if anything fails."
     )
     requires_system_checks = ()
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("names", metavar="NAME", nargs="*", help="backends to check; all enabled ones without it")
-        parser.add_argument("--token", metavar="T", help="make the handshakes as this token's user; it is not printed")
+        parser.add_argument("names", metavar="NAME", nargs="*", help="backends to check (default: all enabled)")
+        parser.add_argument("--token", metavar="T", help="make handshakes as this token's user; it is not printed")
 
     def handle(self, *, names: list[str], token: str | None, **options: Any) -> None:
         try:
@@ -51,7 +51,7 @@ class Command(GatewayCommand):
 
 
 def _visitor(snapshot: Snapshot, token: str | None) -> checkup.Visitor:
-    """A client as most are: from the first origin on the list, with a token if there is one.
+    """A typical client: from the first origin on the list, with the token if one is given.
 
     Raises:
         CommandError: The token is not valid.

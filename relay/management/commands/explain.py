@@ -1,4 +1,4 @@
-"""``explain``: what would become of a request, without sending anything."""
+"""``explain``: what would happen to a request, without sending anything."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from relay.routing.loader import InvalidConfiguration
 
 class Command(GatewayCommand):
     help = (
-        "Say which route a request matches, who gets in, where it would go and with which headers, or why it is "
-        "refused and what mends it. Nothing is sent."
+        "Show which route a request matches, who gets in, where it would go and with which headers, or why it would be "
+        "refused and how to fix that. Nothing is sent."
     )
     requires_system_checks = ()
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("method", metavar="METHOD", help="GET, POST, ...; GET for a WebSocket")
-        parser.add_argument("path", metavar="PATH", help="the path, maybe with a query: /api/users?page=2")
+        parser.add_argument("path", metavar="PATH", help="the path, optionally with a query: /api/users?page=2")
         parser.add_argument("--websocket", action="store_true", help="a WebSocket handshake instead of a request")
         parser.add_argument("--origin", metavar="O", help="the browser's Origin, for example https://app.example.com")
-        parser.add_argument("--token", metavar="T", help="sent as Authorization: Bearer; it is not printed")
+        parser.add_argument("--token", metavar="T", help="used as Authorization: Bearer; it is not printed")
         parser.add_argument(
-            "--header", metavar="H", action="append", default=[], help="a further field, 'Name: value'; repeatable"
+            "--header", metavar="H", action="append", default=[], help="another header field, 'Name: value'; repeatable"
         )
 
     def handle(self, *, method: str, path: str, **options: Any) -> None:

@@ -14,7 +14,7 @@ from relay.routing import toml
 
 
 class Command(GatewayCommand):
-    help = "Print backends, routes and origins as TOML; importing it again changes nothing. Defaults are left out."
+    help = "Print backends, routes and origins as TOML, without defaults; importing that again changes nothing."
     requires_system_checks = ()
 
     def handle(self, **options: Any) -> None:

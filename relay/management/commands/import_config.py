@@ -1,4 +1,4 @@
-"""``import_config``: make the database say what a TOML file says."""
+"""``import_config``: make the database match a TOML file."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from relay.routing import changes, toml
 
 class Command(GatewayCommand):
     help = (
-        "Apply a TOML file of backends, routes and origins: all of it or nothing, and without a restart. "
-        "Each row of the file is set as a whole, what it leaves out to the default; other rows stay, but for --prune."
+        "Apply a TOML file of backends, routes and origins, all or nothing, without a restart. Each row in the file "
+        "is set as a whole, with defaults for what it leaves out; other rows stay, unless --prune is given."
     )
     requires_system_checks = ()
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("file", metavar="FILE", help="the TOML file; - reads standard input")
         parser.add_argument("--dry-run", action="store_true", help="show the difference, change nothing")
-        parser.add_argument("--prune", action="store_true", help="remove what the file does not hold")
+        parser.add_argument("--prune", action="store_true", help="remove rows that are not in the file")
 
     def handle(self, *, file: str, dry_run: bool, prune: bool, **options: Any) -> None:
         document = toml.parse(_read(file))
         if prune and not document.problems and not any(document.rows()):
-            sentence = "there is nothing in it, and --prune would remove everything; nothing was changed"
+            sentence = "the file is empty, and --prune would remove everything; nothing was changed"
             raise CommandError(f"{file}: {sentence}. Did the command that writes it fail?")
         try:
             found = changes.apply(document, prune=prune, dry_run=dry_run)
@@ -49,10 +49,10 @@ class Command(GatewayCommand):
 
 
 def _read(file: str) -> str:
-    """The file's text; a byte order mark is no part of it.
+    """The file's text, without a byte order mark.
 
     Raises:
-        CommandError: It can't be read, or is not UTF-8.
+        CommandError: The file can't be read, or is not UTF-8.
     """
     try:
         content = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()

@@ -1,4 +1,4 @@
-"""``issue_token``: print a token signed with ``JWT_SECRET``, for tests, scripts and first steps."""
+"""``issue_token``: print a token signed with ``JWT_SECRET``, for tests, scripts and getting started."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class Command(GatewayCommand):
     requires_system_checks = ()
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--user-id", required=True, help="whom it names; digits alone make an integer claim")
-        parser.add_argument("--email", help="left out of the token without this option")
+        parser.add_argument("--user-id", required=True, help="the user's id; digits alone make an integer claim")
+        parser.add_argument("--email", help="the user's email (default: no such claim)")
         parser.add_argument(
-            "--role", action="append", default=[], help="repeat it, or separate with commas, for several"
+            "--role", action="append", default=[], help="the user's role; repeat it or use commas for several"
         )
-        parser.add_argument("--ttl", type=_seconds, default=3600, help="seconds that it lives (default: 3600)")
+        parser.add_argument("--ttl", type=_seconds, default=3600, help="lifetime in seconds (default: 3600)")
 
     def handle(self, *, user_id: str, email: str | None, role: list[str], ttl: int, **options: Any) -> None:
         relay: RelaySettings = settings.RELAY
@@ -49,16 +49,16 @@ class Command(GatewayCommand):
         try:
             Verifier(relay).verify(token)
         except TokenError as exc:
-            raise CommandError(f"no token was made, as the gateway would refuse it: {exc}") from exc
+            raise CommandError(f"no token was issued, as the gateway would refuse it: {exc}") from exc
         self.stdout.write(token)
 
 
 def _user_id(text: str) -> int | str:
-    """An integer where nothing is lost by it, as in the tokens of most issuers."""
+    """An integer if that loses nothing (no leading zeros), as most issuers have it."""
     return int(text) if text.isascii() and text.isdigit() and (text == "0" or text[0] != "0") else text
 
 
 def _seconds(text: str) -> int:
     if not (text.isascii() and text.isdigit() and 0 < len(text) <= 9 and 0 < int(text) <= LONGEST):
-        raise ArgumentTypeError(f"{text!r} is no number of seconds from 1 to {LONGEST}")
+        raise ArgumentTypeError(f"{text!r} is not a number of seconds from 1 to {LONGEST}")
     return int(text)

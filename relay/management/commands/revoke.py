@@ -28,15 +28,15 @@ STDIN = "-"
 
 class Command(GatewayCommand):
     help = (
-        "End the access of one token, or of every token that a user has been given up to now. "
-        "Every process on this database follows within a second, and closes the open sockets."
+        "End the access of one token, or of every token issued to a user up to now. "
+        "Within a second, every process on this database refuses it and closes its open sockets."
     )
     requires_system_checks = ()
 
     def add_arguments(self, parser: CommandParser) -> None:
         what = parser.add_mutually_exclusive_group(required=True)
         what.add_argument(
-            "--token", help="the token; - reads it from standard input, out of sight of the shell's history"
+            "--token", help="the token; - reads it from standard input, which keeps it out of the shell's history"
         )
         what.add_argument("--jti", help="the id of the token")
         what.add_argument("--user-id", help="every token of this user with iat up to now, or without iat")
@@ -45,16 +45,16 @@ class Command(GatewayCommand):
     def handle(self, *, token: str | None, jti: str | None, user_id: str | None, note: str, **options: Any) -> None:
         for option, value in (("--jti", jti), ("--user-id", user_id)):
             if value is not None and not value.strip():
-                raise CommandError(f"{option}: it is empty; is the variable set that it comes from?")
+                raise CommandError(f"{option}: the value is empty; is the variable it comes from set?")
         now = time.time()
         if token is not None:
             identity = self._identity(sys.stdin.read().strip() if token == STDIN else token)
             what = f"a token of user {identity.user_id} ({identity.fingerprint[:12]}…)"
             if identity.expires_at <= now:
-                self.stdout.write(f"nothing to revoke: {what} has expired at {_text(identity.expires_at)}")
+                self.stdout.write(f"nothing to revoke: {what} expired at {_text(identity.expires_at)}")
                 return
             entry = revocation.of_token(identity, now)
-            what += f", which lives until {_text(identity.expires_at)}"
+            what += f", which was valid until {_text(identity.expires_at)}"
         elif jti is not None:
             entry = RevocationEntry("jti", jti, now, None)
             what = f"the token with the jti {jti}"
@@ -65,10 +65,10 @@ class Command(GatewayCommand):
         self.stdout.write(f"revoked {what}; open sockets end within a second")
 
     def _identity(self, token: str) -> Identity:
-        """Whose the token is and how long it lives, though it may have expired.
+        """The identity in a token that may have expired.
 
         Raises:
-            CommandError: It opens nothing here anyway, or it was cut while it was copied.
+            CommandError: The gateway would not accept the token anyway, or only part of it was copied.
         """
         relay: RelaySettings = settings.RELAY
         try:
@@ -80,19 +80,19 @@ class Command(GatewayCommand):
                 verifier.jwks.load()
             return verifier.verify_expired(token)
         except TokenError as exc:
-            raise CommandError(f"--token: no token of ours, so there is nothing to revoke: {exc}") from exc
+            raise CommandError(f"--token: not a token of this gateway, so there is nothing to revoke: {exc}") from exc
         except (OSError, ValueError) as exc:
-            self.stderr.write(f"JWT_JWKS_URL: {exc}; the token is taken for what it says, unverified")
+            self.stderr.write(f"JWT_JWKS_URL: {exc}; the token's claims are used unverified")
             return _unverified(token, relay)
 
 
 def _unverified(token: str, relay: RelaySettings) -> Identity:
-    """What a token says of itself: a revocation must be possible while its issuer is down."""
+    """The identity that a token claims, unverified: it must be possible to revoke while the issuer is down."""
     claims = Claims(relay.jwt_user_id_claim, relay.jwt_email_claim, relay.jwt_role_claim, relay.jwt_leeway)
     try:
         return claims.identity(jwt.decode(token, options={"verify_signature": False}), fingerprint(token))
     except (jwt.PyJWTError, TokenError, ValueError) as exc:
-        raise CommandError("--token: it is no token that can be read") from exc
+        raise CommandError("--token: this is not a readable token") from exc
 
 
 def _record(entry: RevocationEntry, note: str) -> None:

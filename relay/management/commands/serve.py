@@ -1,4 +1,4 @@
-"""``serve``: the production server, Daphne with our own server class; one process, or several under a supervisor."""
+"""``serve``: the production server. Daphne with our own server class, as one process or as supervised workers."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ APPLICATION = "gatewaysite.asgi:application"
 
 
 class Command(GatewayCommand):
-    help = "Serve the gateway. Daphne's other options are taken as well: --root-path, --http-timeout, ..."
-    requires_system_checks = ()  # they come one line each, and behind the migrations
+    help = "Serve the gateway. Daphne's other options work as well: --root-path, --http-timeout, ..."
+    requires_system_checks = ()  # run after the migration check, and printed one per line
 
     def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
         """Options that are not ours go on to Daphne's command line."""
@@ -55,7 +55,7 @@ class Command(GatewayCommand):
         parser.add_argument("-b", "--bind", dest="host", help="address to listen on (default 127.0.0.1)")
         parser.add_argument("-p", "--port", type=int, help="port to listen on (default 8000)")
         parser.add_argument("-u", "--unix-socket", help="path of a Unix socket to listen on")
-        parser.add_argument("--fd", type=int, help="file descriptor of a socket that listens already")
+        parser.add_argument("--fd", type=int, help="file descriptor of a listening socket")
         parser.add_argument("-e", "--endpoint", action="append", default=[], help="tcp:, ssl:, unix:, fd: or systemd:")
         parser.add_argument("--workers", type=int, default=1, help="number of processes (default 1)")
         parser.add_argument("--inherited", default="", help=SUPPRESS)  # of a worker: sockets of its supervisor
@@ -82,7 +82,7 @@ class Command(GatewayCommand):
         except EndpointError as exc:
             raise CommandError(str(exc)) from None
         if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
-            _leave(0)  # one that hangs, in a database query of the admin say, may not hold the process
+            _leave(0)  # a thread that hangs, say in one of the admin's queries, must not keep the process alive
 
     def _listen(self, endpoints: list[Endpoint], workers: int, rest: list[str]) -> int:
         opened = [(endpoint, endpoint.open()) for endpoint in endpoints]
@@ -95,7 +95,7 @@ class Command(GatewayCommand):
             for endpoint in endpoints:
                 endpoint.remove()
 
-    # What would fail is told before anything listens:
+    # Problems are reported before anything listens:
 
     def _check(self, workers: int) -> None:
         if workers < 1:
@@ -192,14 +192,14 @@ class Command(GatewayCommand):
 
 
 def _allow_open_files() -> None:
-    """As many as we may have: the usual soft limit of 1024 is 500 sockets, and Kubernetes has no way to raise it."""
+    """Raise the soft limit to the hard one: the usual 1024 means 500 sockets, and Kubernetes can't raise it."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(ValueError, OSError):  # macOS names a limit that it does not grant
+    with suppress(ValueError, OSError):  # macOS reports a limit that it does not grant
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _directory() -> tempfile.TemporaryDirectory[str]:
-    """Where workers and their supervisor meet."""
+    """A temporary directory shared by the supervisor and its workers."""
     try:
         return tempfile.TemporaryDirectory(prefix="gateway-")
     except OSError as exc:
@@ -207,7 +207,7 @@ def _directory() -> tempfile.TemporaryDirectory[str]:
 
 
 def _leave(status: int) -> NoReturn:
-    """End the process now: neither its threads nor the interpreter's own tidying up may take it past the drain."""
+    """End the process now: neither its threads nor the interpreter's cleanup may extend the drain."""
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
