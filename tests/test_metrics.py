@@ -57,7 +57,7 @@ def value(page: bytes, name: str, **labels: str) -> float | None:
 def one_of_each(metrics: Metrics) -> Socket:
     """Let everything happen once; the socket is still open."""
     socket, gone = Socket(traffic=Traffic(1, 2, 3, 4)), Socket()
-    metrics.http("/api/", "main", 200, 0.02)
+    metrics.http([("/api/", "main", 200, 0.02)])
     metrics.refusal("no_token")
     metrics.handshake("accepted")
     for opened in (socket, gone):
@@ -163,7 +163,7 @@ def test_close_codes_of_a_peers_choice_make_no_series(code, by, label):
 
 def test_label_values_are_escaped(metrics):
     """A route may hold quotes and braces; the page stays readable."""
-    metrics.http('/a"b\\c/<int:id>', "main", 200, 0.1)
+    metrics.http([('/a"b\\c/<int:id>', "main", 200, 0.1)])
     page = metrics.render()
     assert value(page, "relay_http_requests_total", route='/a"b\\c/<int:id>', backend="main", status="200") == 1
 

@@ -10,7 +10,7 @@ from relay.live import log, turn
 from relay.refusals import BackendError
 
 if TYPE_CHECKING:
-    from relay.live.metrics import Metrics
+    from relay.live.metrics import Answer, Metrics
 
 CLIENT_LEFT = 499
 """Logged as the status where the client was gone before there was one (nginx's number; it is never sent)."""
@@ -34,14 +34,12 @@ class Journal:
     def flush(self) -> None:
         """Tell what has not been told yet."""
         over, self._over = self._over, []
-        for request, status, seconds in over:
-            self._tell(request, status, seconds)
+        self._metrics.http([self._tell(*ended) for ended in over])
 
-    def _tell(self, request: RelayRequest, status: int, seconds: float) -> None:
+    def _tell(self, request: RelayRequest, status: int, seconds: float) -> Answer:
         arrival, route, refusal = request.arrival, request.route, request.refusal
         path = route.path if route is not None else ""
         backend = route.backend if route is not None else ""
-        self._metrics.http(path, backend, status, seconds)
         if refusal is not None:
             self._metrics.refusal(refusal.code)
             log.http_refused(
@@ -57,7 +55,7 @@ class Journal:
                 route=path or None,
                 backend=backend or None,
             )
-            return
+            return path, backend, status, seconds
         if backend:
             self._metrics.answered(backend, seconds)
         log.http_request(
@@ -74,6 +72,7 @@ class Journal:
             bytes_to_backend=request.bytes_to_backend,
             bytes_to_client=request.bytes_to_client,
         )
+        return path, backend, status, seconds
 
 
 def backend_failed(request: RelayRequest, error: BackendError) -> None:

@@ -391,4 +391,4 @@ def without_query(path: str) -> str:
 
 
 def _milliseconds(seconds: float) -> float:
-    return round(seconds * 1000, 1)
+    return int(seconds * 10_000 + 0.5) / 10  # round() takes five times as long

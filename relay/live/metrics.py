@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import time
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -36,6 +37,9 @@ _SHARED = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client's own name for it
 
 GaugeMode = Literal["livesum", "livemin", "livemax"]
 """What the gauges of the live workers make together."""
+
+Answer = tuple[str, str, int, float]
+"""Route and backend, empty where it was refused before they were known; status; seconds."""
 
 M = TypeVar("M", bound=MetricWrapperBase)
 
@@ -132,10 +136,23 @@ class Metrics(Collector):
 
     # Events, as they happen.
 
-    def http(self, route: str, backend: str, status: int, seconds: float) -> None:
-        """An HTTP answer ended; route and backend are empty where it was refused before they were known."""
-        self._requests[route, backend, status].inc()
-        self._seconds.observe(seconds)
+    def http(self, answers: Iterable[Answer]) -> None:
+        """HTTP answers ended; those of one turn of the loop together cost half of what they cost one by one."""
+        counts: dict[tuple[str, str, int], int] = {}
+        classes = [0] * (len(_SECONDS) + 1)
+        total = 0.0
+        for route, backend, status, seconds in answers:
+            labels = route, backend, status
+            counts[labels] = counts.get(labels, 0) + 1
+            classes[bisect_left(_SECONDS, seconds)] += 1
+            total += seconds
+        for labels, count in counts.items():
+            self._requests[labels].inc(count)
+        # As `Histogram.observe` does for one.
+        self._seconds._sum.inc(total)
+        for bucket, count in zip(self._seconds._buckets, classes, strict=True):
+            if count:
+                bucket.inc(count)
 
     def answered(self, backend: str, seconds: float) -> None:
         """A request was not refused: its backend, or we in its name, answered; see `Totals.latencies`."""
