@@ -83,4 +83,4 @@ CSRF_COOKIE_NAME = "gateway_csrf"
 SESSION_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SAMESITE = "Lax"
 
-LOGGING = lines.configure(RELAY.log_format, RELAY.log_level, (RELAY.jwt_cookie, RELAY.jwt_query_param))
+LOGGING = lines.configure(RELAY.log_format, RELAY.log_level, RELAY.token_names)

@@ -33,7 +33,7 @@ def identify(scope: Scope) -> Identification:
     environment, revocations = settings.RELAY, Revocations()
     in_force = Q(expires_at=None) | Q(expires_at__gt=timezone.now())
     revocations.add(RevocationEntry.of(row) for row in Revocation.objects.filter(in_force))
-    found = Places(environment.jwt_cookie, environment.jwt_query_param).find(scope)
+    found = Places(*environment.token_names).find(scope)
 
     async def examined() -> Identification:
         return await Examiner(Verifier(environment), revocations).identify(found)
@@ -48,7 +48,7 @@ def answer(asked: Question) -> str:
         InvalidConfiguration: The configuration in the database can't be used.
         django.db.Error: The database can't be read.
     """
-    rules = Forwarding(settings.RELAY.jwt_cookie, settings.RELAY.jwt_query_param)
+    rules = Forwarding(*settings.RELAY.token_names)
     own = asked.ask.kind == "http" and resolve(asked.scope["path"]).func is not relay
     return explain(asked, load_snapshot(), identify(asked.scope), rules, time.time(), own=own)
 

@@ -86,16 +86,16 @@ class Runtime:
         self.dial: Dialler = partial(dial, self.connector)
         self.revocations = Revocations()
         self.verifier = Verifier(settings)
-        self.places = Places(settings.jwt_cookie, settings.jwt_query_param)
+        self.places = Places(*settings.token_names)
         self.examiner = Examiner(self.verifier, self.revocations)
         self.tickets = Tickets()
-        self.forwarding = Forwarding(settings.jwt_cookie, settings.jwt_query_param)
+        self.forwarding = Forwarding(*settings.token_names)
         self.quotas = self._quotas()
         self.bell = Listener(settings.redis_url, self.nudge) if settings.redis_url else None
         self.watcher: Watcher | None = None
         self.reporter: Reporter | None = None
         if snapshot is None:
-            self.reporter = Reporter((settings.jwt_cookie, settings.jwt_query_param))
+            self.reporter = Reporter(settings.token_names)
         self._observer = Observer()
         self.started = False
         self._starting: asyncio.Task[None] | None = None

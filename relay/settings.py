@@ -39,3 +39,8 @@ class RelaySettings:
     metrics_token: str = field(default="", repr=False)
     redis_url: str = field(default="", repr=False)
     traces: Mapping[str, str] = field(default_factory=dict, repr=False, hash=False)  # OTEL_… as the SDK reads them
+
+    @property
+    def token_names(self) -> tuple[str, str]:
+        """The cookie and the query parameter that may carry a token; empty where that place is off."""
+        return self.jwt_cookie, self.jwt_query_param

@@ -33,7 +33,7 @@ def findings(names: Sequence[str], host: str) -> list[Finding]:
     snapshot = load_snapshot()
     origins = (origin.origin for origin in snapshot.origins if origin.enabled and "*" not in origin.origin)
     asked = question("GET", "/", host=host, origin=next(origins, None))
-    rules = Forwarding(settings.RELAY.jwt_cookie, settings.RELAY.jwt_query_param)
+    rules = Forwarding(*settings.RELAY.token_names)
     visitor = Visitor(rules, headers=tuple(asked.scope["headers"]))
     return asyncio.run(_check(snapshot, [name for name in names if name in snapshot.backends], visitor))
 

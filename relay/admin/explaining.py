@@ -36,7 +36,7 @@ def view(request: HttpRequest) -> HttpResponse:
     if not may(request):
         raise PermissionDenied
     asked = _posted(request) if request.method == "POST" else _refused(request)
-    masker = Masker((settings.RELAY.jwt_cookie, settings.RELAY.jwt_query_param))
+    masker = Masker(settings.RELAY.token_names)
     context: dict[str, Any] = {
         **admin.site.each_context(request),
         "title": "Explain a request",

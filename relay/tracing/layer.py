@@ -31,7 +31,7 @@ def trace(runtime: Runtime, application: ASGIApp) -> Tracing:
         for found in get_resolver().url_patterns
         if isinstance(found, URLPattern) and isinstance(found.pattern, RoutePattern)
     ]
-    recorder = Recorder(delivery.tracer, pages, (settings.jwt_cookie, settings.jwt_query_param))
+    recorder = Recorder(delivery.tracer, pages, settings.token_names)
     runtime.client = TracedClient(runtime.connector)
     runtime.dial = traced(runtime.dial)
     events.observe(note)

@@ -64,5 +64,5 @@ def _visitor(snapshot: Snapshot, token: str | None) -> checkup.Visitor:
     who = identify(asked.scope)
     if token is not None and who.identity is None:
         raise CommandError(f"--token: {who.code}: {who.detail}")
-    rules = Forwarding(settings.RELAY.jwt_cookie, settings.RELAY.jwt_query_param)
+    rules = Forwarding(*settings.RELAY.token_names)
     return checkup.Visitor(rules, who, tuple(asked.scope["headers"]))
