@@ -27,13 +27,14 @@ def held(pids: list[int]) -> Iterator[None]:
     parent = _V1 if _V1.is_dir() else _V2
     groups = [parent / f"relay-bench-{os.getpid()}-{pid}" for pid in pids]
     try:
-        for group, pid in zip(groups, pids, strict=True):
-            group.mkdir()
-            _limit(group)
-            (group / "cgroup.procs").write_text(str(pid))
+        try:
+            for group, pid in zip(groups, pids, strict=True):
+                group.mkdir()
+                _limit(group)
+                (group / "cgroup.procs").write_text(str(pid))
+        except OSError as exc:
+            raise NoQuota(f"{exc.strerror}: {exc.filename}") from exc
         yield
-    except OSError as exc:
-        raise NoQuota(f"{exc.strerror}: {exc.filename}") from exc
     finally:
         for group, pid in zip(groups, pids, strict=True):
             with contextlib.suppress(OSError):  # the group is not there, or the process is gone

@@ -517,13 +517,14 @@ import time
 def write(name):
     for n in range(300):
         log.backend_error(backend="main", code=name, detail="." * 500)
+        log.auth_revoked(entries=n)
 threads = [threading.Thread(target=write, args=(str(n),)) for n in range(4)]
 for t in threads: t.start()
 for t in threads: t.join()
 """
     with _start(body, stdout=subprocess.PIPE) as process:
         output, _ = process.communicate(timeout=50)
-    assert len([json.loads(line) for line in output.splitlines()]) == 1200
+    assert len([json.loads(line) for line in output.splitlines()]) == 2400
 
 
 def test_the_events_of_one_turn_are_written_together():
@@ -548,6 +549,28 @@ asyncio.run(turn())
     assert all(len(written) <= PIPE_BUF and written.endswith(b"\n") for written in writes)
     said = [json.loads(line) for written in writes for line in written.splitlines()]
     assert [line.get("entries", "stale") for line in said] == [*range(50), "stale", *range(50, 100)]
+
+
+def test_a_loop_that_stopped_holds_nothing_up():
+    """What waited for its next turn goes out with the next line, and the next loop has turns of its own."""
+    body = """
+import asyncio
+for n in range(3):
+    loop = asyncio.new_event_loop()
+    loop.call_soon(lambda: log.auth_revoked(entries=n))
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    loop.close()
+async def told():
+    log.auth_revoked(entries=3)
+    await asyncio.sleep(0)
+    assert not logging.getLogger().handlers[0]._waiting
+asyncio.run(told())
+"""
+    with _start(body, stdout=subprocess.PIPE) as process:
+        output, _ = process.communicate(timeout=50)
+    assert process.returncode == 0
+    assert [json.loads(line)["entries"] for line in output.splitlines()] == [0, 1, 2, 3]
 
 
 def test_the_events_of_the_last_turn_are_written_at_the_end():

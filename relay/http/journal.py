@@ -22,14 +22,15 @@ class Journal:
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self._over: list[tuple[RelayRequest, int, float]] = []
+        self._flush_at_end = turn.AtEnd(self.flush)
 
     def answered(self, request: RelayRequest, status: int) -> None:
         """Log and count a request that is over, however it ended."""
         self._over.append((request, status, time.monotonic() - request.arrival.started))
         if log.is_observed():
             self.flush()
-        elif len(self._over) == 1:
-            turn.at_end(self.flush)
+        else:
+            self._flush_at_end()
 
     def flush(self) -> None:
         """Tell what has not been told yet."""

@@ -15,6 +15,7 @@ import os
 import re
 import sys
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from select import PIPE_BUF
 from types import MappingProxyType
@@ -154,7 +155,8 @@ class StdoutHandler(logging.Handler):
     def __init__(self) -> None:
         super().__init__()
         self._told = False
-        self._waiting: list[logging.LogRecord] = []
+        self._waiting: deque[logging.LogRecord] = deque()
+        self._flush_at_end = turn.AtEnd(self.flush)
 
     def handle(self, record: logging.LogRecord) -> bool:
         """As any handler's, but without its lock: only `flush` needs that."""
@@ -167,15 +169,14 @@ class StdoutHandler(logging.Handler):
         self._waiting.append(record)
         if record.levelno >= logging.WARNING or not isinstance(record, Event):
             self.flush()
-        elif len(self._waiting) == 1:
-            turn.at_end(self.flush)
+        else:
+            self._flush_at_end()
 
     def flush(self) -> None:
         """Write what waits; `logging.shutdown` calls this, too, when the process ends."""
         self.acquire()
         try:
-            records, self._waiting = self._waiting, []
-            for text in _packed(self._line(record) for record in records):
+            for text in _packed(self._line(self._waiting.popleft()) for _ in range(len(self._waiting))):
                 _write(sys.stdout, text)
         except (OSError, ValueError, AttributeError) as exc:  # ValueError: it is closed; AttributeError: there is none
             self._lost(exc)

@@ -6,11 +6,28 @@ import asyncio
 from collections.abc import Callable
 
 
-def at_end(call: Callable[[], object]) -> None:
-    """Call it when everything that is ready now has run; at once where no loop runs: in a command, another thread."""
-    try:
-        loop = asyncio.get_running_loop()
-    except RuntimeError:
-        call()
-    else:
-        loop.call_soon(call)
+class AtEnd:
+    """Calls a function once everything that is ready now has run, however often it is asked to in that turn.
+
+    Where no loop runs, in a command or another thread, it calls it at once.
+    """
+
+    __slots__ = ("_call", "_loop")
+
+    def __init__(self, call: Callable[[], object]) -> None:
+        self._call = call
+        self._loop: asyncio.AbstractEventLoop | None = None  # in which it will be called
+
+    def __call__(self) -> None:
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            self._call()
+            return
+        if self._loop is not loop:
+            self._loop = loop
+            loop.call_soon(self._run)
+
+    def _run(self) -> None:
+        self._loop = None
+        self._call()
