@@ -1,10 +1,10 @@
-// A WebSocket through the gateway that stays: copy this file into your frontend. How to use it: docs/websockets.md.
+// A WebSocket through the gateway that stays connected: copy this file into your frontend. Usage: docs/websockets.md.
 
 const AGAIN = new Set([1001, 1006, 1011, 1012, 1013, 1014, 4401, 4408, 4429, 4502, 4503, 4504]);
-const FIRST_DELAY = 1000; // ms; doubled with each failure, and drawn at random below that
+const FIRST_DELAY = 1000; // ms; doubled with each failure; the actual delay is a random part of it
 const LONGEST_DELAY = 30_000; // ms
-const STEADY = 5000; // ms; a socket that lived as long was no failure
-const MARGIN = 60_000; // ms before a token's end at which it is renewed; a quarter of what is left, if that is less
+const STEADY = 5000; // ms; a socket that lived this long was not a failure
+const MARGIN = 60_000; // ms before a token expires, when it is renewed; a quarter of what is left, if that is less
 const LONGEST_TIMER = 2 ** 31 - 1; // ms
 
 export class GatewaySocket {
@@ -13,24 +13,24 @@ export class GatewaySocket {
   #stop = new AbortController();
 
   /**
-   * Connect, and connect again until `close`, or an end that another try would not change.
+   * Connect, and reconnect until `close` is called or another try would not help.
    *
-   * @param {string} path Of the WebSocket: "/ws/chat", maybe with a query.
+   * @param {string} path Of the WebSocket: "/ws/chat", optionally with a query.
    * @param {object} options
-   * @param {() => string | Promise<string>} options.token Gives a fresh token each time; if it throws, it is asked again later.
+   * @param {() => string | Promise<string>} options.token Gives a fresh token each time; if it throws, it is called again later.
    * @param {string} [options.gateway] Its origin, if it is not the page's own.
    * @param {string[]} [options.protocols] Subprotocols to offer.
    * @param {(socket: WebSocket) => void} [options.onopen] After each connection.
    * @param {(data: string | Blob) => void} [options.onmessage]
-   * @param {(why: {code: number, reason: string, delay: number}) => void} [options.onretry] Tries again in `delay` ms.
-   * @param {(why: {code: number, reason: string}) => void} [options.onend] Nothing follows: close(), 4403, the backend's wish.
+   * @param {(why: {code: number, reason: string, delay: number}) => void} [options.onretry] The next try is in `delay` ms.
+   * @param {(why: {code: number, reason: string}) => void} [options.onend] Final: close(), 4403, or the backend's wish.
    */
   constructor(path, options) {
     this.#options = { gateway: location.origin, protocols: [], ...options, path };
     this.#live();
   }
 
-  /** Send to the backend; false: there is no connection right now. */
+  /** Send to the backend; false if there is no connection right now. */
   send(data) {
     if (this.#socket?.readyState !== WebSocket.OPEN) return false;
     this.#socket.send(data);
@@ -81,7 +81,7 @@ export class GatewaySocket {
     });
   }
 
-  /** Put a fresh token behind the socket before the old one ends; where that fails, 4401 leads to a new connection. */
+  /** Renew the socket's token before the old one expires; if that fails, 4401 leads to a new connection. */
   async #keep(token, ended) {
     for (;;) {
       const left = expiry(token) - Date.now();
@@ -93,7 +93,7 @@ export class GatewaySocket {
         const answer = await this.#post("/gateway/session", fresh, { previous: token });
         if (answer.ok) token = fresh;
       } catch {
-        // no token, or no network: there is a little time left
+        // no token, or no network: there is still some time left
       }
     }
   }
@@ -120,7 +120,7 @@ export class GatewaySocket {
   }
 }
 
-/** What a ticket's refusal would have been as a close code. */
+/** The close code that corresponds to the refusal of a ticket. */
 async function refused(answer) {
   const { code = answer.statusText } = await answer.json().catch(() => ({}));
   const seconds = Number(answer.headers.get("Retry-After"));
@@ -128,7 +128,7 @@ async function refused(answer) {
   return { code: closed, reason: code, retryAfter: seconds ? 1000 * seconds : undefined };
 }
 
-/** When a token ends, in ms; NaN for what is no JWT. */
+/** When a token expires, in ms; NaN if it is not a JWT. */
 function expiry(token) {
   try {
     return 1000 * JSON.parse(atob(token.split(".")[1].replaceAll("-", "+").replaceAll("_", "/"))).exp;
