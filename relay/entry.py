@@ -1,7 +1,6 @@
-"""The first question of every request and handshake: which one is this, and from where?
+"""Where a request or handshake comes from: its id, client, scheme and host.
 
-`TRUSTED_PROXIES` decides whose ``X-Forwarded-*``, ``Forwarded`` and ``X-Request-ID`` count; everybody else's are as
-good as not sent.
+`TRUSTED_PROXIES` decides whose ``X-Forwarded-*``, ``Forwarded`` and ``X-Request-ID`` count; anyone else's are ignored.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 _PARAMETER = re.compile(r"(?:^|;)\s*(for|proto|host)\s*=\s*\"?([^;\"\s]*)", re.IGNORECASE)  # RFC 7239 §4
 _HOST = re.compile(r"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 _SCHEMES = MappingProxyType({"http": "http", "https": "https", "ws": "http", "wss": "https"})
-_MOST_HOPS = 32  # looked at, from the right; a client may write thousands in front of them
+_MOST_HOPS = 32  # read, from the right; a client may put thousands to the left of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,14 +29,14 @@ class Arrival:
     """A request or handshake as it arrived.
 
     Attributes:
-        request_id: A trusted proxy's, else a fresh one.
+        request_id: A trusted proxy's, otherwise a new one.
         client: Address of the right-most hop that is not a trusted proxy; empty over a Unix socket without proxies.
         peer: Address of the TCP peer; the same as `client` without proxies.
         peer_trusted: Whether the peer's forwarding fields are believed.
-        scheme: What the client used: ``http`` or ``https``, for WebSockets too.
-        host: ``host[:port]`` as the client knows it, or empty.
-        port: Of `host`, else the scheme's.
-        started: `time.monotonic` at the arrival.
+        scheme: The scheme that the client used: ``http`` or ``https``, for WebSockets too.
+        host: ``host[:port]`` as the client sent it, or empty.
+        port: The port in `host`, otherwise the scheme's default.
+        started: `time.monotonic` at arrival.
     """
 
     request_id: str
@@ -51,17 +50,17 @@ class Arrival:
 
 
 def field(headers: RawHeaders, name: bytes) -> str | None:
-    """A field's value, several of that name joined as a list (RFC 9110 §5.3); None if there is none."""
+    """A field's value, repeated fields joined as a list (RFC 9110 §5.3); None if there is none."""
     found = [value for key, value in headers if key == name]
     return b", ".join(found).decode("latin-1") if found else None
 
 
 def arrive(scope: Scope, trusted: Networks) -> Arrival:
-    """Find out who really asks, from the connection and from fields of trusted proxies only."""
+    """Determine where a request comes from, by its connection and by fields from trusted proxies only."""
     peer = scope["client"][0] if scope.get("client") else ""
     peer = _canonical(peer)
-    # A Unix socket has no address: whoever may open it stands on our side. A TCP peer may have none either: it reset
-    # the connection before we asked for it.
+    # A Unix socket's peer has no address, and is trusted if any proxy is: the file's permissions protect it. A TCP peer
+    # has none either if it reset the connection before we asked.
     peer_trusted = _is_trusted(peer, trusted) if peer else bool(trusted) and _unix_socket(scope)
     scheme = "https" if scope.get("scheme") in ("https", "wss") else "http"
     fields = _interesting(scope["headers"])
@@ -92,7 +91,7 @@ _INTERESTING = frozenset(
 
 
 def _interesting(headers: RawHeaders) -> dict[bytes, str]:
-    """The fields that say something about the way here; repeated ones joined, as they are lists."""
+    """The fields that describe the route to us; repeated ones are joined, as they are lists."""
     found: dict[bytes, list[bytes]] = {}
     for name, value in headers:
         if name in _INTERESTING:
@@ -101,7 +100,7 @@ def _interesting(headers: RawHeaders) -> dict[bytes, str]:
 
 
 def _unix_socket(scope: Scope) -> bool:
-    """Its server has a path but no port (ASGI), or nothing at all (Daphne)."""
+    """Whether the connection is a Unix socket: ``server`` has a path but no port (ASGI), or is missing (Daphne)."""
     server = scope.get("server")
     return not server or server[1] is None
 
@@ -122,7 +121,7 @@ def _is_trusted(address: str, trusted: Networks) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Way:
-    """What the nearest proxy says: hops from left to right, and the scheme and host that its client used."""
+    """What the nearest proxy reports: hops from left to right, and the scheme and host that its client used."""
 
     hops: list[str]
     proto: str
@@ -130,10 +129,10 @@ class _Way:
 
 
 def _forwarded(fields: dict[bytes, str]) -> _Way:
-    """Read ``X-Forwarded-*``, or ``Forwarded`` where none of them is there.
+    """Read ``X-Forwarded-*`` or, if there are none, ``Forwarded``.
 
-    Never both: a proxy that writes the one passes a client's own other on. Of a list the right-most element counts, as
-    it is the proxy's; commas can't stand inside an address or host, so quotes (RFC 7239 §4) can't hide one.
+    Never both: a proxy that sets one kind passes on the client's own fields of the other. In a list the right-most
+    element counts, as the proxy added it. An address or host contains no comma, so quotes (RFC 7239 §4) can't hide one.
     """
     if not any(name.startswith(b"x-forwarded-") for name in fields):
         elements = [
@@ -146,12 +145,12 @@ def _forwarded(fields: dict[bytes, str]) -> _Way:
 
 
 def _last(values: str, count: int) -> list[str]:
-    """At most so many elements of a comma-separated list, those at its right end; at least one, maybe empty."""
+    """The last `count` elements of a comma-separated list; at least one, possibly empty."""
     return [value.strip() for value in values.rsplit(",", count)[-count:]]
 
 
 def _client(hops: list[str], peer: str, trusted: Networks) -> str:
-    """The right-most address that is no trusted proxy; nobody vouches for what lies beyond an unreadable one."""
+    """The right-most address that is not a trusted proxy's. The search stops at a malformed one."""
     client = peer
     for hop in reversed(hops):
         address = _address(hop)
@@ -166,7 +165,7 @@ def _client(hops: list[str], peer: str, trusted: Networks) -> str:
 def _address(hop: str) -> str | None:
     """An address out of ``1.2.3.4``, ``1.2.3.4:80``, ``2001:db8::1`` or ``[2001:db8::1]:80``; IPv4-mapped as IPv4.
 
-    Without the zone of a link-local one (``%eth0``, RFC 4007 §11): anything may stand there.
+    The zone of a link-local address (``%eth0``, RFC 4007 §11) is dropped: it may contain anything.
     """
     if hop.startswith("["):
         hop = hop[1:].partition("]")[0]
@@ -180,7 +179,7 @@ def _address(hop: str) -> str | None:
 
 
 def port_of(host: str, scheme: str) -> int:
-    """The port in a ``host[:port]``, else the scheme's."""
+    """The port in ``host[:port]``, otherwise the scheme's default."""
     _, colon, port = host.rpartition(":")
     if colon and port.isascii() and port.isdigit() and len(port) <= 5 and 0 < int(port) < 65536:
         return int(port)

@@ -1,6 +1,6 @@
-"""What crosses from one side to the other: the contract, section 5, for HTTP and WebSocket alike. Pure.
+"""Which fields, tokens and paths are passed on: the contract, section 5, for HTTP and WebSocket alike. Pure.
 
-Delete before set: whatever a client could have forged is gone before the gateway's own fields are written.
+Delete before set: everything that a client could have forged is removed before the gateway adds its own fields.
 """
 
 from __future__ import annotations
@@ -44,19 +44,19 @@ HANDSHAKE = frozenset(
         b"sec-websocket-version",
     }
 )
-"""Fields that the handshake with the backend writes itself (RFC 6455 §4.1); `Origin` by ``websocket_origin``."""
+"""Fields that the handshake with the backend sets itself (RFC 6455 §4.1); `Origin` by ``websocket_origin``."""
 
-_FRAMING = frozenset({b"host", b"content-length"})  # written by the client of the backend, from what it really sends
+_FRAMING = frozenset({b"host", b"content-length"})  # set by our HTTP client, from what it really sends
 _OURS = frozenset({b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"x-forwarded-port"})
 _JUDGED = HOP_BY_HOP | HANDSHAKE | _FRAMING | {b"authorization", b"cookie"}
 _UNUSUAL = re.compile(rb"[^a-z0-9-]")
-_TOKEN = re.compile(rb"[a-z0-9!#$%&'*+.^_`|~-]+")  # what a field name may consist of (RFC 9110 §5.1)
+_TOKEN = re.compile(rb"[a-z0-9!#$%&'*+.^_`|~-]+")  # a field name (RFC 9110 §5.1)
 _UNSAFE = re.compile(rb"[\r\n\0]")
 
 
 @dataclass(frozen=True, slots=True)
 class Forwarding:
-    """The rules, with the names under which tokens travel.
+    """The forwarding rules, with the configured places of tokens.
 
     Attributes:
         cookie: Name of the token's cookie; empty if that place is off.
@@ -67,9 +67,9 @@ class Forwarding:
     query_param: str = "token"
 
     def request_headers(self, scope: Scope, arrival: Arrival, grant: Grant, who: Identification) -> RawHeaders:
-        """The fields for the backend, but for ``Host``, the framing and a handshake's own.
+        """The fields for the backend, except ``Host``, the framing and a handshake's own.
 
-        Order, repeats and values of everything that may pass stay as they are.
+        Fields that may pass keep their order, repeats and values.
         """
         headers: RawHeaders = scope["headers"]
         websocket = scope["type"] == "websocket"
@@ -101,9 +101,9 @@ class Forwarding:
         return fields
 
     def query(self, scope: Scope, grant: Grant, who: Identification) -> bytes | None:
-        """The query for the backend, without token and ticket, the rest byte for byte; None: there is none.
+        """The query for the backend, without token and ticket, the rest unchanged; None if there is none.
 
-        An empty one is a question mark alone, of which only our own server tells.
+        An empty query is a lone question mark, which only our own server reports.
         """
         query: bytes = scope["query_string"]
         if not query:
@@ -113,10 +113,10 @@ class Forwarding:
 
 @dataclass(slots=True)
 class _Tokens:
-    """Takes tokens out of the places where they travel.
+    """Removes tokens from the places where they travel.
 
-    On a protected route whatever stands in a token's place goes, valid or not. On a public one only a valid token of
-    ours goes: ``?token=`` may be the backend's own there (a link to reset a password, say).
+    On a protected route, anything in a token's place is removed, valid or not. On a public one, only a valid token of
+    ours is: there, ``?token=`` may belong to the backend (in a password reset link, say).
     """
 
     names: Forwarding
@@ -134,7 +134,7 @@ class _Tokens:
         return value in self._ours
 
     def cookies(self, field: bytes) -> bytes:
-        """A ``Cookie`` field without the token's pairs, the others as they are; empty when none is left."""
+        """A ``Cookie`` field without the token's pairs, the others unchanged; empty if none is left."""
         name = self.names.cookie.encode()
         if not name or name not in field:
             return field
@@ -148,12 +148,12 @@ class _Tokens:
         return b";".join(kept).strip() if cut else field
 
     def may_authorize(self, field: bytes) -> bool:
-        """Whether an ``Authorization`` field passes: any scheme but Bearer does (RFC 6750 §2.1)."""
+        """Whether an ``Authorization`` field may pass: schemes other than Bearer always do (RFC 6750 §2.1)."""
         token = bearer(field)
         return token is None or not self._goes(token)
 
     def query(self, query: bytes, tickets: bool) -> bytes:
-        """A query without the token's parameter, and without tickets where there are any; the rest as it is."""
+        """A query without the token's parameter and, if `tickets`, without tickets; the rest unchanged."""
         kept = []
         for pair in query.split(b"&"):
             key, _, value = pair.partition(b"=")
@@ -167,7 +167,7 @@ class _Tokens:
 
 
 def named_by_connection(headers: Iterable[tuple[bytes, bytes]]) -> frozenset[bytes]:
-    """The fields that a ``Connection`` field declares to be of this connection only (RFC 9110 §7.6.1)."""
+    """The fields that ``Connection`` declares to be for this connection only (RFC 9110 §7.6.1)."""
     names: set[bytes] = set()
     for name, value in headers:
         if name == b"connection":
@@ -176,10 +176,10 @@ def named_by_connection(headers: Iterable[tuple[bytes, bytes]]) -> frozenset[byt
 
 
 def _may_pass(name: bytes, peer_trusted: bool) -> bool:
-    """Judge a field by the name that a backend may make of it: to CGI and WSGI ``-``, ``_`` and more are the same.
+    """Whether a field may pass, by the name that a backend may read: to CGI and WSGI, ``-`` and ``_`` are the same.
 
-    Of a trusted proxy's forwarding fields those that we write ourselves are replaced, others (-Prefix, -User …) pass. A
-    field that is judged here or elsewhere never passes under another spelling.
+    Of a trusted proxy's forwarding fields, those that we set are replaced; others (-Prefix, -User …) pass. A field that
+    has a rule, here or elsewhere, never passes under another spelling.
     """
     plain = _UNUSUAL.sub(b"-", name).strip(b"-")
     if plain == b"forwarded" or plain.startswith(b"x-forwarded"):
@@ -190,14 +190,14 @@ def _may_pass(name: bytes, peer_trusted: bool) -> bool:
 
 
 def _without_bearer(field: bytes) -> bytes:
-    """A ``Sec-WebSocket-Protocol`` value of a request that is no handshake, without its ``bearer.<token>`` entries."""
+    """A plain request's ``Sec-WebSocket-Protocol`` value without its ``bearer.<token>`` entries."""
     entries = field.split(b",")
     kept = [entry for entry in entries if not entry.strip().lower().startswith(b"bearer.")]
     return field if len(kept) == len(entries) else b",".join(kept).strip()
 
 
 def forwarded(headers: RawHeaders, arrival: Arrival) -> RawHeaders:
-    """``X-Forwarded-*`` and ``X-Request-ID`` as the gateway knows them."""
+    """The gateway's own ``X-Forwarded-*`` and ``X-Request-ID`` fields."""
     chain = []
     if arrival.peer_trusted:
         chain = [value.strip() for name, value in headers if name == b"x-forwarded-for" and value.strip()]
@@ -216,7 +216,7 @@ def forwarded(headers: RawHeaders, arrival: Arrival) -> RawHeaders:
 
 
 def subprotocols(scope: Scope) -> list[str]:
-    """What the client offers in ``Sec-WebSocket-Protocol``, without ``bearer.<token>`` entries."""
+    """The client's subprotocols in ``Sec-WebSocket-Protocol``, without ``bearer.<token>`` entries."""
     offered = []
     for name, value in scope["headers"]:
         if name == b"sec-websocket-protocol":
@@ -235,7 +235,7 @@ def websocket_origin(scope: Scope, grant: Grant) -> bytes | None:
 
 
 def host(url: Url, grant: Grant, arrival: Arrival) -> bytes:
-    """The ``Host`` for the backend: its own, or with ``forward_host`` the client's."""
+    """The ``Host`` for the backend: its own or, with ``forward_host``, the client's."""
     if grant.backend.forward_host and arrival.host:
         return arrival.host.encode("latin-1")
     return url.authority.encode()
@@ -248,7 +248,7 @@ def target(url: Url, grant: Grant, query: bytes | None) -> bytes:
 
 
 def response_headers(headers: RawHeaders) -> RawHeaders:
-    """A backend's fields for the client: end to end ones only; CORS and the request id are the gateway's alone."""
+    """A backend's end-to-end fields for the client, without CORS and request id, which only the gateway sets."""
     dropped = named_by_connection(headers)
     return [
         (name, value)
@@ -261,10 +261,10 @@ def response_headers(headers: RawHeaders) -> RawHeaders:
 
 
 def request_head(method: bytes, target: bytes, host: bytes, headers: RawHeaders) -> bytes:
-    """The head of a request to a backend, ``Host`` first (RFC 9112 §3.2); every head is made here.
+    """The head of a request to a backend, ``Host`` first (RFC 9112 §3.2); every head is built here.
 
     Raises:
-        Refused: CR, LF or NUL in the target, the ``Host`` or a field: it would be another request (RFC 9110 §5.5).
+        Refused: CR, LF or NUL in the target, the ``Host`` or a field would make it another request (RFC 9110 §5.5).
     """
     lines = [b"%b %b HTTP/1.1\r\nhost: %b" % (method, target, host), *[b"%b: %b" % field for field in headers], b"\r\n"]
     head = b"\r\n".join(lines)
@@ -272,5 +272,5 @@ def request_head(method: bytes, target: bytes, host: bytes, headers: RawHeaders)
     if head.count(b"\n") != ends or head.count(b"\r") != ends or b"\0" in head:
         fields = [(b"request target", target), (b"host", host), *headers]
         names = [name.decode("latin-1") for name, value in fields if _UNSAFE.search(name + value)]
-        raise Refused(f"a line end or NUL in what the backend is sent: {', '.join(names)}")
+        raise Refused(f"a line break or NUL in what would be sent to the backend: {', '.join(names)}")
     return head

@@ -1,6 +1,6 @@
-"""The application: what every request and handshake passes, and which room it is for.
+"""The ASGI application: the checks that every request and handshake passes, and who handles it.
 
-In order: arrival, host, rate; then the admin on Django's own handler, or identity and the relay.
+In order: arrival, host, rate limit; then Django's own handler for the admin, or identity and the relay.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ from relay.websocket.refusing import close_code_of, refuse
 log = logging.getLogger("relay")
 
 LARGEST_FORM = 2**20
-"""Bytes of a body for Django, far above any form of the admin. Django reads it before it asks who sends it, and keeps
-what is longer than 2.5 MB in a file."""
+"""Bytes of a request body for Django, far above any form in the admin. Django reads the body before it authenticates
+the sender, and writes anything longer than 2.5 MB to a file."""
 
 START_INTERVAL = 1.0
-"""Seconds between two attempts to start without a database; each of them is a line in the log."""
+"""Seconds between attempts to start without a database; each one logs a line."""
 
 
 def refusal_fields(runtime: Runtime, headers: RawHeaders) -> RawHeaders:
-    """What the server's own refusals say to a request with these fields: an allowed origin may read them, too."""
+    """Extra fields for the server's own refusal of a request with these headers: an allowed origin may read it."""
     return cors.share([], field(headers, b"origin"), runtime.snapshot)
 
 
@@ -48,11 +48,11 @@ class Gateway:
     """The ASGI application.
 
     Args:
-        http: The lean handler of the relayed paths and of the gateway's own small pages.
-        websocket: The consumer.
+        http: The lightweight handler for relayed paths and the gateway's own small pages.
+        websocket: The WebSocket consumer.
 
     Attributes:
-        server_is_known: Whether it has been said what the server under us can't offer.
+        server_is_known: Whether the server's limitations have been logged.
     """
 
     def __init__(self, runtime: Runtime, http: RelayHandler, websocket: ASGIApp) -> None:
@@ -67,7 +67,7 @@ class Gateway:
 
     @cached_property
     def _django(self) -> ASGIHandler:
-        """Django's handler with all of its middleware; made when the admin is first asked for."""
+        """Django's handler with all of its middleware; created on the first request for the admin."""
         return ASGIHandler()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -75,7 +75,7 @@ class Gateway:
         if kind == "lifespan":
             return await self._lifespan(receive, send)
         if kind not in self._rooms:
-            raise ValueError(f"the gateway speaks HTTP and WebSocket, not {kind}")
+            raise ValueError(f"the gateway handles HTTP and WebSocket, not {kind}")
         runtime = self.runtime
         if not runtime.started:
             await self._start()
@@ -93,18 +93,21 @@ class Gateway:
         return await self._rooms[kind](scope, receive, send)
 
     async def _start(self) -> None:
-        """Start late, under a server without lifespan (Daphne); without a database only the health pages answer."""
+        """Start on the first request, under a server without lifespan (Daphne).
+
+        Without a database, only the health pages answer.
+        """
         if time.monotonic() < self._start_again:
             return
         try:
             await self.runtime.start()
         except (ConfigurationUnavailable, ImproperlyConfigured) as exc:
-            if time.monotonic() >= self._start_again:  # the first of those who waited for it
+            if time.monotonic() >= self._start_again:  # only the first of several waiting requests logs it
                 log.error("no configuration: %s", exc)
             self._start_again = time.monotonic() + START_INTERVAL
 
     async def _over_the_limit(self, scope: Scope, arrival: Arrival) -> Refusal | None:
-        """Count the request, where clients have a limit."""
+        """Apply the rate limit, if there is one."""
         quotas = self.runtime.quotas
         if quotas.rate is None or scope["path"] in door.MONITORED:
             return None
@@ -115,7 +118,7 @@ class Gateway:
         return Refusal("rate_limited", detail, retry_after=math.ceil(wait))
 
     async def _ask_django(self, scope: Scope, receive: Receive, send: Send, arrival: Arrival) -> None:
-        """The admin and its files; whoever sends more than a form is nobody's guest."""
+        """Serve the admin and its files; a body larger than `LARGEST_FORM` is refused."""
         try:
             RelayRequest(scope, receive, self.runtime).limited_body(LARGEST_FORM)
         except Refused as exc:
@@ -128,11 +131,11 @@ class Gateway:
             await self._refuse(scope, receive, send, found.refusal)
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send, refusal: Refusal) -> None:
-        """Answer, before any room was asked."""
+        """Refuse a request or handshake before authentication."""
         scope["identity"] = NOBODY
         if scope["type"] == "http":
             return await self._http.refuse(scope, receive, send, refusal)
-        # A script that reconnects learns from a close what it could not read from a status; of a wrong host, nothing.
+        # Scripts can't read a status, so a route may ask for a close code; only the rate limit concerns them here.
         limited = refusal.code == "rate_limited"
         match = self.runtime.snapshot.match("websocket", "GET", scope["path"]) if limited else None
         denied = access.Denied(refusal, match.route if match is not None else None)
@@ -144,12 +147,12 @@ class Gateway:
             await refuse(scope, send, refusal, close_code, arrival.request_id)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
-        """ASGI's lifespan: the configuration is there before the first request is."""
+        """ASGI's lifespan: load the configuration before the first request."""
         await receive()
         try:
             await self.runtime.start()
         except Exception as exc:
-            if not isinstance(exc, ConfigurationUnavailable | ImproperlyConfigured):  # a bug of ours
+            if not isinstance(exc, ConfigurationUnavailable | ImproperlyConfigured):  # our bug
                 log.exception("the start failed")
             await send({"type": "lifespan.startup.failed", "message": str(exc) or type(exc).__name__})
             return
@@ -159,19 +162,19 @@ class Gateway:
         await send({"type": "lifespan.shutdown.complete"})
 
     def _see_server(self, scope: Scope) -> None:
-        """Say once what the server under us can't keep of the contract."""
+        """Log once which parts of the contract this server can't fulfil."""
         self.server_is_known = True
         extensions = scope.get("extensions") or {}
         if "relay.cancel" in extensions or "relay.tunnel" in extensions:
             return
         lacks = ["permessage-deflate", "a byte tunnel for WebSockets", "a drain"]
-        log.warning("this server can't offer: %s; 'python manage.py serve' does", ", ".join(lacks))
+        log.warning("this server does not support: %s; 'python manage.py serve' does", ", ".join(lacks))
 
 
 class _Form:
-    """A request's body for Django, whose own limits are asked when all of it is there.
+    """A request body for Django, which checks its own limits only after reading all of it.
 
-    One that has grown over `LARGEST_FORM` ends as if its client had left: Django lets go of it without an answer.
+    A body larger than `LARGEST_FORM` ends as if the client had left, so Django drops the request without answering.
     """
 
     def __init__(self, receive: Receive) -> None:
@@ -185,7 +188,7 @@ class _Form:
 
 
 def _with_request_id(send: Send, arrival: Arrival) -> Send:
-    """For Django, whose middleware knows no arrival: every response carries X-Request-ID (contract, section 4)."""
+    """Add X-Request-ID to Django's responses (contract, section 4)."""
 
     async def sent(message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -196,7 +199,7 @@ def _with_request_id(send: Send, arrival: Arrival) -> Send:
 
 
 def _as_the_client_sees_it(scope: Scope, arrival: Arrival) -> Scope:
-    """For Django: scheme, host and address of the client, whatever trusted proxies stand between."""
+    """A scope for Django with the client's own scheme, host and address, as seen through trusted proxies."""
     headers = [(name, value) for name, value in scope["headers"] if name != b"host"]
     headers.append((b"host", arrival.host.encode("latin-1")))
     ours = "relay.cancel" in (scope.get("extensions") or {})
@@ -204,7 +207,7 @@ def _as_the_client_sees_it(scope: Scope, arrival: Arrival) -> Scope:
         "scheme": arrival.scheme,
         "headers": headers,
         "client": [arrival.client, 0],
-        # Stock Daphne lets any client set it with a header.
+        # Under stock Daphne, any client can set it with a header.
         "root_path": scope.get("root_path", "") if ours else "",
         "identity": NOBODY,
     }

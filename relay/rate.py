@@ -1,6 +1,6 @@
-"""Token buckets: so many per period, evenly, with a burst on top. Pure; times come from the caller.
+"""Token buckets: an even rate plus a burst. Pure; times come from the caller.
 
-The rate of messages on a socket and of requests from a client are the same arithmetic.
+They limit both the messages on a socket and the requests from a client.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from ipaddress import IPv6Address, ip_address
 
 from relay.routing.snapshot import Rate
 
-_CLIENTS = 65536  # buckets kept at most: a stranger with many addresses must not fill the memory
+_CLIENTS = 65536  # maximum number of buckets: a stranger with many addresses must not fill the memory
 
 
 class TokenBucket:
-    """One bucket. It starts full, and fills at the rate's pace up to its burst.
+    """One bucket. It starts full, and refills at the given rate up to its burst.
 
     Args:
-        now: A moment of any steady clock, in seconds; likewise in every method.
+        now: The time by any monotonic clock, in seconds; the same in every method.
     """
 
     __slots__ = ("_burst", "_level", "_per_second", "_then")
@@ -29,18 +29,18 @@ class TokenBucket:
         self._then = now
 
     def available(self, now: float) -> int:
-        """How many may come at this moment."""
+        """How many tokens can be taken now."""
         return int(self._fill(now))
 
     def spend(self, count: int) -> None:
-        """So many have come, or didn't come after all (below 0)."""
+        """Take `count` tokens, available or not; a negative count gives tokens back."""
         self._level -= count
 
     def take(self, now: float) -> float:
         """Take a token.
 
         Returns:
-            0 if it was there; else nothing is taken, and it says how many seconds until it will be.
+            0 if one was available; otherwise the seconds until one will be, and nothing is taken.
         """
         level = self._fill(now)
         if level >= 1:
@@ -55,14 +55,14 @@ class TokenBucket:
 
 
 class ClientRates:
-    """A bucket for each client, by `counted`; the least recently seen is forgotten when there are too many."""
+    """A bucket for each client (see `counted`); if there are too many, the least recently used is dropped."""
 
     def __init__(self, rate: Rate, capacity: int = _CLIENTS) -> None:
         self.rate, self._capacity = rate, capacity
         self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
 
     def take(self, client: str, now: float) -> float:
-        """As `TokenBucket.take`, from the client's bucket."""
+        """Like `TokenBucket.take`, from the client's bucket."""
         bucket = self._buckets.get(client)
         if bucket is None:
             bucket = self._buckets[client] = TokenBucket(self.rate, now)
@@ -73,15 +73,15 @@ class ClientRates:
         return bucket.take(now)
 
     def put_back(self, client: str) -> None:
-        """The token that was just taken was not used."""
+        """Return the token just taken, as it was not used."""
         if (bucket := self._buckets.get(client)) is not None:
             bucket.spend(-1)
 
 
 def counted(client: str) -> str:
-    """Whose bucket a client address takes from: an IPv6 client holds a whole /64 as a rule (RFC 6177), so that counts.
+    """The key of a client's bucket: for IPv6 its /64 network, as a client usually has all of one (RFC 6177).
 
-    An IPv4 address in IPv6 clothes is the IPv4 one; what is no address is itself.
+    An IPv4-mapped IPv6 address counts as the IPv4 address; anything that is not an address counts as itself.
     """
     if ":" not in client:
         return client

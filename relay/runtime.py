@@ -1,7 +1,7 @@
-"""One process of the gateway, put together: what it knows, and what follows from a change.
+"""The state shared within one process, and how it reacts to changes.
 
 Everything here belongs to the event loop's thread. The configuration, revocations and kicks come from the database
-through the `Watcher`, whose thread hands them over; no request waits for any of it.
+through the `Watcher`, whose thread hands them over; no request waits for them.
 """
 
 from __future__ import annotations
@@ -56,22 +56,22 @@ from relay.websocket.upstream import Dialler, dial
 log = logging.getLogger("relay")
 
 LOOK_INTERVAL = 2.0
-"""Seconds between two looks at the live sockets for the metrics of other processes, and at the age of the keys."""
+"""Seconds between samples of the live sockets for the shared metrics, and between checks of the keys' age."""
 
 
 class Runtime:
-    """What the rooms of one process share.
+    """What the parts of one process share.
 
     Args:
-        settings: Of the environment.
-        snapshot: A configuration that stands still, for tests; None: the database is followed from `start` on.
+        settings: The environment's settings.
+        snapshot: A fixed configuration, for tests; None: the database is watched once `start` is called.
 
     Attributes:
         snapshot: The configuration in force.
-        draining: The process takes no new work.
-        started: There is a configuration.
-        watcher, reporter: Follow the database and write to it; None with a configuration that stands still.
-        client, dial: By them requests and handshakes reach the backends; `relay.tracing` puts its own before them.
+        draining: Whether the process refuses new work.
+        started: Whether there is a configuration.
+        watcher, reporter: Watch the database and write to it; None with a fixed configuration.
+        client, dial: Send requests and handshakes to the backends; `relay.tracing` wraps them.
     """
 
     def __init__(self, settings: RelaySettings, snapshot: Snapshot | None = None) -> None:
@@ -105,12 +105,12 @@ class Runtime:
 
     @property
     def ready(self) -> bool:
-        """Whether new work is welcome: there is a configuration, and no drain."""
+        """Whether new work is accepted: there is a configuration, and no drain."""
         return self.started and not self.draining
 
     @property
     def warnings(self) -> list[str]:
-        """What is not as it should be, though everybody is served; for ``/health``."""
+        """Problems that don't stop clients from being served, for ``/health``."""
         said = [self.quotas.warning, self.bell.warning if self.bell is not None else ""]
         if self.watcher is not None and self.watcher.error:
             said.insert(0, f"configuration is {self.watcher.age_seconds:.0f} s old: {self.watcher.error}")
@@ -125,17 +125,17 @@ class Runtime:
         return SharedQuotas(rate, self.registry, "redis", RedisBook(url, rate).dial)
 
     def share_with_workers(self, path: str) -> None:
-        """Let the supervisor count for this worker and the others, where Redis doesn't; called before `start`.
+        """Let the supervisor count for all workers, unless Redis does; call before `start`.
 
         Args:
-            path: Of the socket at which the supervisor is asked.
+            path: The supervisor's socket.
         """
         if not self.settings.redis_url:
             rate = self.settings.rate_limit
             self.quotas = SharedQuotas(rate, self.registry, "supervisor", lambda: KeeperLine.dial(path))
 
     async def start(self) -> None:
-        """Load the configuration and begin to follow it; several may wait for the same start.
+        """Load the configuration and start watching it; several callers may wait for the same start.
 
         Raises:
             ConfigurationUnavailable: The database can't be read; the next call tries again.
@@ -158,7 +158,7 @@ class Runtime:
             await asyncio.to_thread(watcher.load_first)
             self.reporter.start()
             self.watcher = watcher
-            # What the first look saw has been queued before the thread gave us its result.
+            # The results of the first poll were queued before the thread returned.
             await asyncio.sleep(0)
             changed.connect(self.nudge)
             if self.bell is not None:
@@ -170,7 +170,7 @@ class Runtime:
         self.started = True
 
     async def _bootstrap(self) -> None:
-        """Make the first configuration of the environment, where there is none."""
+        """Create the first configuration from the environment if there is none."""
         bootstrap = database_sync_to_async(loader.bootstrap, thread_sensitive=False)
         try:
             await bootstrap(self.settings.main_service_url, self.settings.allowed_origins)
@@ -178,7 +178,7 @@ class Runtime:
             raise ConfigurationUnavailable(f"{UNREACHABLE}: {trouble(exc)}") from exc
 
     async def stop(self) -> None:
-        """End what runs in the background; sockets and requests have ended before, or are cut now."""
+        """Stop background work; sockets and requests have ended by now, or are cut."""
         changed.disconnect(self.nudge)
         self.journal.flush()
         for thread in (self.watcher, self.reporter):
@@ -194,7 +194,7 @@ class Runtime:
         await self.connector.close()
 
     def drain(self) -> None:
-        """Take no new work, and close the sockets, spread over half of ``DRAIN_SECONDS`` (contract, section 8)."""
+        """Refuse new work, and close the sockets, spread over half of ``DRAIN_SECONDS`` (contract, section 8)."""
         if not self.draining:
             self.draining = True
             self._spawn(self.registry.end_all(DRAIN, self.settings.drain_seconds / 2))
@@ -202,12 +202,12 @@ class Runtime:
     # What follows from a change
 
     def nudge(self, **_: object) -> None:
-        """Somebody says that there is something new: look into the database at once. From any thread."""
+        """Poll the database now, as something has changed. May be called from any thread."""
         if self.watcher is not None:
             self.watcher.nudge()
 
     def on_snapshot(self, snapshot: Snapshot) -> None:
-        """Put a configuration in force; sockets that have no place in it are closed, nobody else is touched."""
+        """Put a configuration in force, and close only the sockets that it rules out."""
         before, self.snapshot = self.snapshot, snapshot
         self.connector.update(snapshot)
         self.quotas.follow(snapshot)
@@ -222,9 +222,9 @@ class Runtime:
         )
 
     def on_revocations(self, entries: list[RevocationEntry]) -> None:
-        """Let the revoked in no more, and end their sockets."""
+        """Refuse revoked tokens from now on, and close their sockets."""
         self.revocations.add(entries)
-        if not self.started:  # what was in force before: there is no socket yet, and nobody wants to read it again
+        if not self.started:  # already in force before the start: there are no sockets yet, and nothing new to log
             return
         by_jti: dict[str, list[LiveSocket]] = {}
         if any(entry.kind == "jti" for entry in entries):
@@ -243,7 +243,7 @@ class Runtime:
             events.auth_revoked(kind=entry.kind, value=value, sockets_closed=closed)
 
     def on_kicks(self, entries: list[KickEntry]) -> None:
-        """End the sockets that an administrator picked."""
+        """Close the sockets that an administrator selected."""
         for entry in entries:
             match entry.kind:
                 case "socket":
@@ -256,20 +256,20 @@ class Runtime:
             end_each(kicked, KICKED)
 
     def on_renewals(self, entries: list[RenewalEntry]) -> None:
-        """Move sockets to the fresh tokens that another process was shown."""
+        """Move sockets to fresh tokens that other processes received."""
         for entry in entries:
             self.renew(entry.fingerprint, Identity(**{**entry.identity, "roles": tuple(entry.identity["roles"])}))
 
     def on_watched(self, look: int) -> None:
-        """List the live sockets for somebody who looks."""
+        """List the live sockets for somebody viewing them in the admin."""
         if self.reporter is not None:
             self.reporter.list_connections(look, tuple(self.registry))
 
     def renew(self, fingerprint: str, identity: Identity) -> None:
-        """Let a user's sockets of an old token live by a fresh one, where it may do what they do.
+        """Move a user's sockets from an old token to a fresh one, if it is allowed on their routes.
 
-        A fresh one that has been revoked by now saves none of them, and ends them instead. One whose backend is still
-        being dialled is the fresh token's when it opens, unless the old one has been revoked.
+        A fresh token that has been revoked by now closes them instead. A socket whose backend is still being dialled
+        belongs to the fresh token once it opens, unless the old one has been revoked.
         """
 
         def may(socket: LiveSocket | Handshake) -> bool:
@@ -283,12 +283,12 @@ class Runtime:
     # Metrics
 
     def flush_metrics(self) -> None:
-        """Bring what is sampled up to date, for a scrape."""
+        """Update the sampled metrics, for a scrape."""
         health = {name: state.healthy for name, state in self.connector.status().items()}
         self.metrics.flush(self.registry, health, self.watcher.age_seconds if self.watcher else 0.0)
 
     async def _look_regularly(self) -> None:
-        """What is due though nobody asks: keys of the issuer, and figures for other processes."""
+        """Do the periodic work: refresh the issuer's keys, and publish figures for other processes."""
         while True:
             if self.verifier.jwks is not None:
                 self.verifier.jwks.refresh_if_due()

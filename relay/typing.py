@@ -1,4 +1,4 @@
-"""Names for what travels between the rooms."""
+"""Types shared by the parts of the relay."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Kind = Literal["http", "websocket"]
 
 
 class Traffic(NamedTuple):
-    """What was carried: whole messages, and the bytes of their payload. Its names are those of the log's fields."""
+    """What was relayed: complete messages and their payload bytes. The names are those of the log's fields."""
 
     messages_to_backend: int = 0
     messages_to_client: int = 0

@@ -234,7 +234,7 @@ def test_many_are_switched_at_once(admin: Client, model: Any, action: str, enabl
     assert sorted(log()) == sorted((CHANGE, name, f"{action.capitalize()}d.") for name in changed)
     before = Revision.current().config
     response = admin.post(url, data, follow=True)
-    assert f"All of them are {action}d already." in response.content.decode()
+    assert f"All of them are already {action}d." in response.content.decode()
     assert Revision.current().config == before
 
 

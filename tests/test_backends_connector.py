@@ -152,9 +152,9 @@ async def test_the_poll_is_a_plain_request(patient):
 @pytest.mark.parametrize(
     ("answer", "cause"),
     [
-        pytest.param(response(b"", b"503 Busy"), "/health answered 503, 200 is wanted", id="another status"),
-        pytest.param(response(b"", b"204 Empty"), "/health answered 204, 200 is wanted", id="204 is no 200"),
-        pytest.param(b"HTTP/1.1 302 Found\r\nLocation: /\r\n\r\n", "answered 302, 200 is wanted", id="a redirect"),
+        pytest.param(response(b"", b"503 Busy"), "/health answered 503, not 200", id="another status"),
+        pytest.param(response(b"", b"204 Empty"), "/health answered 204, not 200", id="204 is no 200"),
+        pytest.param(b"HTTP/1.1 302 Found\r\nLocation: /\r\n\r\n", "answered 302, not 200", id="a redirect"),
         pytest.param(b"SSH-2.0-x\r\n", "/health: no HTTP answer", id="another protocol"),
         pytest.param(b"x" * 100_000, "/health: no HTTP answer", id="a line without end"),
         pytest.param(b"", "/health: closed without an answer", id="nothing"),

@@ -265,7 +265,7 @@ async def test_tls_over_a_refused_connection_is_no_matter_of_tls():
     ("error", "words"),
     [
         pytest.param(socket.gaierror(socket.EAI_NONAME, "x"), "name not found: db", id="unknown"),
-        pytest.param(socket.gaierror(socket.EAI_AGAIN, "x"), "name server gave no answer: db", id="no name server"),
+        pytest.param(socket.gaierror(socket.EAI_AGAIN, "x"), "name server did not answer: db", id="no name server"),
         pytest.param(
             socket.gaierror(socket.EAI_FAIL, "broken"), "name could not be resolved: db: broken", id="anything else"
         ),

@@ -597,7 +597,9 @@ async def test_no_answer_ever_reaches_another_user():
         pytest.param(b"", "head", "no response within 0.05 s", id="no head"),
         pytest.param(b"HTTP/1.1 200", "head", "no response within 0.05 s", id="half a head"),
         pytest.param(b"HTTP/1.1 103 Hint\r\n\r\n", "head", "no response within 0.05 s", id="an interim response only"),
-        pytest.param(OK + b"Content-Length: 9\r\n\r\nabc", "body", "nothing of the body within 0.05 s", id="no body"),
+        pytest.param(
+            OK + b"Content-Length: 9\r\n\r\nabc", "body", "nothing more of the body within 0.05 s", id="no body"
+        ),
     ],
 )
 async def test_a_silent_backend_is_given_up_after_read_timeout(sent, phase, cause):
@@ -687,7 +689,7 @@ async def test_a_backend_that_takes_no_body_is_given_up():
             yield bytes(65536)
 
     async with raw_backend(talk) as backend, http_client() as client:
-        with pytest.raises(BackendTimeout, match="took nothing of the request's body"):
+        with pytest.raises(BackendTimeout, match="accepted none of the request's body"):
             await ask(client, backend.configured(read_timeout=0.1), "POST", body=endless())
 
 

@@ -158,7 +158,7 @@ class TestTickets:
         ticket = await front.tickets.issue(identity(), "/ws", "")
         assert (await front(query=f"ticket={ticket}")).identity
         again = await front(query=f"ticket={ticket}")
-        assert (again.code, again.detail) == ("invalid_ticket", "unknown, or used already")
+        assert (again.code, again.detail) == ("invalid_ticket", "unknown, or already used")
 
     async def test_two_tickets_are_none(self, front):
         """The same one twice is one."""

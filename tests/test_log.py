@@ -489,7 +489,7 @@ def test_a_broken_stdout_fails_nobody_and_is_told_once():
     os.close(writing)
     _, errors = process.communicate(timeout=50)
     assert process.returncode == 0
-    assert errors.decode() == "stdout can't be written, log lines are lost: [Errno 32] Broken pipe\n"
+    assert errors.decode() == "can't write to stdout, log lines are lost: [Errno 32] Broken pipe\n"
 
 
 def test_a_full_disk_fails_nobody():

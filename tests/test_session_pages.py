@@ -303,7 +303,7 @@ async def test_the_previous_token_must_be_one_of_the_same_user(post, previous, c
 async def test_another_users_token_is_called_that(post):
     """Whoever mixes up two logins finds out which."""
     answer = await post("/gateway/session", {"previous": token(user_id=2)}, FRESH)
-    assert answer.json["error"] == "The previous token is of user 2, the fresh one of user 1."
+    assert answer.json["error"] == "The previous token belongs to user 2, the fresh one to user 1."
 
 
 async def test_without_a_previous_token_there_is_nothing_to_renew(post):
@@ -429,9 +429,9 @@ async def test_a_path_is_kept_as_a_handshake_will_have_it(post, path, stored):
         pytest.param({"path": "/ws?x=1"}, "has a query", id="with a query"),
         pytest.param({"path": "/ws#x"}, "has a query or fragment", id="with a fragment"),
         pytest.param({"path": "/" + "x" * 2000}, "longer than 2000", id="too long"),
-        pytest.param({"path": "/a%00b"}, "not printable", id="NUL"),
-        pytest.param({"path": "/a\nb"}, "not printable", id="a line break"),
-        pytest.param({"path": "/\ud800"}, "not printable", id="half a surrogate pair"),
+        pytest.param({"path": "/a%00b"}, "unprintable", id="NUL"),
+        pytest.param({"path": "/a\nb"}, "unprintable", id="a line break"),
+        pytest.param({"path": "/\ud800"}, "unprintable", id="half a surrogate pair"),
     ],
 )
 async def test_a_path_that_no_handshake_can_have_is_explained(post, body, says):

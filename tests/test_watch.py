@@ -164,7 +164,7 @@ def test_an_invalid_row_holds_up_neither_revocations_nor_the_old_configuration(f
     assert following.snapshots.empty()
     Route.objects.update(path="/new/")
     assert following.snapshots.get(timeout=TIMEOUT).routes[0].path == "/new/"
-    following.line("the configuration is followed again")
+    following.line("the configuration is up to date again")
 
 
 def test_an_invalid_row_that_is_mended_by_other_means_is_seen(following: Following) -> None:
@@ -190,7 +190,7 @@ def test_an_outage_is_logged_once_and_ends(following: Following, database: Path)
         following.watcher.nudge()  # many looks, and no second line
     assert not database.exists()
     moved.rename(database)
-    following.line("the configuration is followed again")
+    following.line("the configuration is up to date again")
     assert following.lines.queue.empty()
     assert following.watcher.error == ""
     Origin.objects.create(origin="https://app.example.com")
@@ -228,7 +228,7 @@ def test_a_database_that_hangs_is_an_outage(following: Following, monkeypatch: p
     assert following.line("config.stale")["detail"] == "database unreachable: no answer for 0.1 s"
     assert following.watcher.error == "database unreachable"
     goes_on.set()
-    following.line("the configuration is followed again")
+    following.line("the configuration is up to date again")
 
 
 def test_revocations_of_an_earlier_state_of_the_database_are_read_again(following: Following) -> None:
@@ -304,7 +304,7 @@ def test_the_watcher_prunes_and_survives_a_database_that_is_read_only(
     monkeypatch.setitem(options, "init_command", "PRAGMA query_only=1")
     with Following() as following:
         following.watcher.load_first()
-        following.line("rows past their time could not be removed: attempt to write a readonly database")
+        following.line("expired rows could not be removed: attempt to write a readonly database")
         assert following.watcher.error == ""
     monkeypatch.setitem(options, "init_command", "")
     with Following() as following:

@@ -1,4 +1,4 @@
-"""Reaching a backend: which of its urls, by which address, over TCP or TLS, and the exact cause when none answers.
+"""Connecting to a backend: by which url and address, over TCP or TLS, and the exact cause if none answers.
 
-`connector.Connector` is the door; HTTP and WebSocket both go through it. ``balance`` and ``causes`` are pure.
+`connector.Connector` is the entry point, for HTTP and WebSocket alike. ``balance`` and ``causes`` are pure.
 """

@@ -1,7 +1,7 @@
-"""Which url of a backend takes the next connection. Pure: the time is an argument.
+"""Which url of a backend gets the next connection. Pure: the time is an argument.
 
-Least connections first, in turn where they are equal. A url is *last* for `LAST_FOR` seconds once `FAILURES_IN_A_ROW`
-connections in a row could not be made, and *out* while its health path says so (contract, section 3).
+Least connections first, taking turns if equal. A url comes *last* for `LAST_FOR` seconds after `FAILURES_IN_A_ROW`
+failed connections in a row, and is *out* while its health path fails (contract, section 3).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ LAST_FOR = 2.0
 
 PROBES_UNTIL_OUT = 2
 SLOW_START = 10.0
-"""Seconds in which a url that came back takes its full share again, so that it is not buried by all who waited."""
+"""Seconds until a url that recovered gets its full share again, so that waiting clients don't overwhelm it."""
 
 _LEAST_WEIGHT = 0.1
 
@@ -30,8 +30,8 @@ class UrlState:
     """What this process knows about one url of one backend.
 
     Attributes:
-        in_use: Requests and sockets on it now; idle kept connections don't count.
-        out: Its health path failed; nothing goes there.
+        in_use: Current requests and sockets; idle connections don't count.
+        out: Whether its health path failed, so that nothing is sent there.
         cause: Why it is out, for the operator.
     """
 
@@ -46,7 +46,7 @@ class UrlState:
     _turn: int = 0
 
     def take(self) -> None:
-        """Count one connection up; whoever took it calls `release` exactly once."""
+        """Count one more connection; the caller has to call `release` exactly once."""
         self.in_use += 1
         self._turn = next(_turns)
 
@@ -63,7 +63,7 @@ class UrlState:
             self._last_until = now + LAST_FOR
 
     def probe_succeeded(self, now: float) -> bool:
-        """Note an answer of 200 on the health path; True if that brings the url back."""
+        """Record a 200 on the health path; True if that brings the url back."""
         self._failed_probes = 0
         if not self.out:
             return False
@@ -72,7 +72,7 @@ class UrlState:
         return True
 
     def probe_failed(self, cause: str) -> bool:
-        """Note anything else; True if that takes the url out."""
+        """Record any other result; True if that takes the url out."""
         self._failed_probes += 1
         if self.out:
             self.cause = cause
@@ -82,7 +82,7 @@ class UrlState:
         return True
 
     def unprobed(self) -> None:
-        """Without a health path a url counts as healthy."""
+        """Reset: without a health path, a url counts as healthy."""
         self._failed_probes, self.out, self.cause = 0, False, ""
 
     def rank(self, now: float) -> tuple[bool, float, int]:
@@ -92,5 +92,5 @@ class UrlState:
 
 
 def in_order(states: Iterable[UrlState], now: float) -> list[UrlState]:
-    """The urls worth a try, best first; empty if every one is out."""
+    """The urls worth trying, best first; empty if all are out."""
     return sorted((s for s in states if not s.out), key=lambda state: state.rank(now))

@@ -1,4 +1,4 @@
-"""What went wrong on the way to a backend, in the words an operator searches for. Pure."""
+"""Why a backend could not be reached, in the words that an operator would search for. Pure."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ def of_resolution(exc: OSError, host: str) -> str:
     if exc.errno in (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", None)):
         return f"name not found: {host}"
     if exc.errno == socket.EAI_AGAIN:
-        return f"name server gave no answer: {host}"
+        return f"name server did not answer: {host}"
     return f"name could not be resolved: {host}: {exc.strerror or exc}"
 
 
 def of_connection(exc: OSError, place: str) -> str:
-    """Why TCP did not come about; `place` is ``address:port``."""
+    """Why TCP failed to connect; `place` is ``address:port``."""
     cause = _SOCKET_CAUSES.get(exc.errno or 0) or exc.strerror or str(exc) or type(exc).__name__
     return f"{cause} {place}" if cause == "connection refused" else f"{cause}: {place}"
 
 
 def of_tls(exc: OSError) -> str:
-    """Why the TLS handshake failed; every failure behind an established TCP connection counts as such."""
+    """Why the TLS handshake failed; every failure after the TCP connection is established counts as such."""
     if isinstance(exc, ssl.SSLCertVerificationError):
         return f"TLS: certificate verify failed: {exc.verify_message}"
     if isinstance(exc, ssl.SSLEOFError | ConnectionError):

@@ -1,4 +1,4 @@
-"""The way to the backends: every connection of this process to any of them is made here."""
+"""Connections to backends: this process makes all of them here."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ P = TypeVar("P", bound=asyncio.BaseProtocol)
 
 @dataclass(frozen=True, slots=True)
 class UrlHealth:
-    """One url as this process sees it; `cause` says why it is not up."""
+    """A url's health as seen by this process; `cause` says why it is not up."""
 
     url: str
     up: bool
@@ -29,7 +29,7 @@ class UrlHealth:
 
 @dataclass(frozen=True, slots=True)
 class BackendHealth:
-    """A backend is healthy while one of its urls is up; without a health path all of them count as up."""
+    """A backend's health: it is healthy while any url is up. Without a health path, all count as up."""
 
     healthy: bool
     urls: tuple[UrlHealth, ...]
@@ -39,8 +39,8 @@ class Connector:
     """Connects to backends. One per process, used from its event loop only.
 
     Args:
-        interval: Seconds from one health poll of a url to the next.
-        limit: Seconds one poll may take.
+        interval: Seconds between health polls of a url.
+        limit: Seconds that one poll may take.
     """
 
     def __init__(self, interval: float = health.INTERVAL, limit: float = health.LIMIT) -> None:
@@ -53,16 +53,16 @@ class Connector:
     # Connecting
 
     async def connect(self, backend: Backend, factory: Callable[[], P]) -> tuple[asyncio.Transport, P, Url]:
-        """Connect to the best url, or to the next one where that fails; counts it up until `release`.
+        """Connect to the best url or, if that fails, the next; it counts as in use until `release`.
 
         Args:
-            backend: Its ``connect_timeout`` is for each url on its own (name, TCP and TLS together): one that swallows
-                packets must not use up the time of a healthy one.
-            factory: Called once per address tried; only the protocol that is returned stays connected.
+            backend: Its ``connect_timeout`` applies to each url separately (name, TCP and TLS together): a url that
+                swallows packets must not use up the time of a healthy one.
+            factory: Called once per address tried; only the returned protocol stays connected.
 
         Raises:
             NoHealthyBackend: Every url is out by its health path.
-            BackendTimeout: No url was reached, and all of them ran into the limit.
+            BackendTimeout: No url was reached, and all of them timed out.
             BackendUnreachable: No url was reached.
         """
         failures: list[tuple[Url, DialFailed]] = []
@@ -76,7 +76,7 @@ class Connector:
         raise unreachable(backend, failures) from failures[-1][1]
 
     def release(self, backend: Backend, url: Url) -> None:
-        """Give back what `connect` counted; once per connection, when it has ended."""
+        """Undo the counting of `connect`; call once per connection, when it has ended."""
         self._state(backend.name, url).release()
 
     def candidates(self, backend: Backend) -> list[UrlState]:
@@ -97,10 +97,10 @@ class Connector:
         return found
 
     async def dial(self, backend: Backend, state: UrlState, factory: Callable[[], P]) -> tuple[asyncio.Transport, P]:
-        """Connect to one url of `candidates`; counts it up until ``state.release()``.
+        """Connect to one url of `candidates`; it counts as in use until ``state.release()``.
 
         Raises:
-            DialFailed: It could not be reached, and has been told so.
+            DialFailed: The url could not be reached; `state` has recorded that.
         """
         state.take()
         try:
@@ -118,11 +118,11 @@ class Connector:
     # Health
 
     def status(self) -> Mapping[str, BackendHealth]:
-        """The health of every configured backend that is enabled."""
+        """The health of every enabled backend."""
         return {name: self._health(backend) for name, backend in self._backends.items()}
 
     def update(self, snapshot: Snapshot) -> None:
-        """Follow a change of configuration: poll what is new, stop what is gone, leave the rest alone."""
+        """Apply a new configuration: start and stop polls as needed, and leave the others alone."""
         self._backends = {name: backend for name, backend in snapshot.backends.items() if backend.enabled}
         wanted = {
             health.Probe(backend.name, url, backend.health_path, backend.tls_verify): self._state(backend.name, url)
@@ -145,7 +145,7 @@ class Connector:
                 self._polls[probe] = asyncio.create_task(poll, name=f"health {probe.backend} {probe.url.text}")
 
     async def close(self) -> None:
-        """Stop polling and resolving; connections that were made stay with their owners."""
+        """Stop polling and resolving; existing connections stay with their owners."""
         polls = list(self._polls.values())
         self._polls.clear()
         for poll in polls:
@@ -167,7 +167,7 @@ class Connector:
 
 
 def unreachable(backend: Backend, failures: list[tuple[Url, DialFailed]]) -> BackendError:
-    """The error for a backend of which no url could be reached: a timeout only if nothing else went wrong."""
+    """The error for a backend without a reachable url: a timeout only if every url timed out."""
     kind = BackendTimeout if all(failure.timed_out for _, failure in failures) else BackendUnreachable
     cause = "; ".join(f"{url.text}: {failure}" for url, failure in failures)
     return kind(backend.name, cause, failures[-1][1].phase)

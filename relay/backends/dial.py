@@ -1,4 +1,4 @@
-"""One connection to one url: name, TCP, TLS, all within one limit, and the exact cause of a failure."""
+"""Make one connection to one url: name, TCP and TLS within one time limit, with the exact cause of a failure."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from relay.routing.snapshot import Url
 P = TypeVar("P", bound=asyncio.BaseProtocol)
 
 STAGGER = 0.25
-"""Seconds before the next address is tried beside one that has not answered (RFC 8305 §5, Connection Attempt Delay)."""
+"""Seconds before the next address is tried in parallel to a silent one (RFC 8305 §5, Connection Attempt Delay)."""
 
 
 NEVER = 86400.0
-"""Seconds; the loop's own limit on a TLS handshake, out of the way of ours."""
+"""Seconds; the loop's own limit on a TLS handshake, too long to interfere with ours."""
 
 
 class DialFailed(Exception):
-    """No connection to a url; `str()` is the cause.
+    """A url could not be reached; `str()` is the cause.
 
     Attributes:
         phase: ``resolve``, ``connect`` or ``tls``.
-        timed_out: Our limit passed; otherwise somebody said no.
+        timed_out: Whether our time limit passed; otherwise there was an error.
     """
 
     def __init__(self, phase: str, cause: str, timed_out: bool = False) -> None:
@@ -37,7 +37,7 @@ class DialFailed(Exception):
 
 
 class Dial:
-    """One attempt; `phase` and `place` say how far it has come."""
+    """One attempt; `phase` and `place` show how far it got."""
 
     def __init__(self, url: Url, resolver: Resolver, tls_verify: bool) -> None:
         self._url, self._resolver, self._tls_verify = url, resolver, tls_verify
@@ -45,14 +45,14 @@ class Dial:
         self.place = url.host
 
     async def connect(self, factory: Callable[[], P], limit: float) -> tuple[asyncio.Transport, P]:
-        """Connect, and hand the connection to a new protocol.
+        """Connect, with a new protocol.
 
         Args:
             factory: Called once per address tried; only one of its protocols is kept.
-            limit: Seconds for name, TCP and TLS together; 0: none.
+            limit: Seconds for name, TCP and TLS together; 0: no limit.
 
         Raises:
-            DialFailed: Always this, whatever the cause.
+            DialFailed: For any cause of failure.
         """
         try:
             async with asyncio.timeout(limit or None):
@@ -79,7 +79,7 @@ class Dial:
         return addresses
 
     async def _race(self, addresses: tuple[Address, ...], factory: Callable[[], P]) -> tuple[asyncio.Transport, P]:
-        """Try address after address, a failed one's successor at once, a silent one's after `STAGGER` (RFC 8305 §5)."""
+        """Try the addresses in order: the next at once after a failure, or after `STAGGER` of silence (RFC 8305 §5)."""
         waiting = list(reversed(addresses))
         trying: set[asyncio.Task[tuple[asyncio.Transport, P]]] = set()
         failures: list[DialFailed] = []
@@ -117,7 +117,7 @@ class Dial:
             raise DialFailed("connect", causes.of_connection(exc, str(address))) from exc
 
     async def _open_tls(self, address: Address, factory: Callable[[], P]) -> tuple[asyncio.Transport, P]:
-        """TCP first and TLS after it, so that a failure can be told from the other's."""
+        """Connect TCP first and then TLS, so that their failures can be told apart."""
         loop = asyncio.get_running_loop()
         sock = socket.socket(address.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
@@ -127,7 +127,7 @@ class Dial:
                 raise DialFailed("connect", causes.of_connection(exc, str(address))) from exc
             self.phase = "tls"
             self.place = str(address)
-            context = await asyncio.to_thread(tls_context, self._tls_verify)  # the first time it reads 150 CAs: 200 ms
+            context = await asyncio.to_thread(tls_context, self._tls_verify)  # the first call reads 150 CAs: 200 ms
             try:
                 return await loop.create_connection(
                     factory, sock=sock, ssl=context, server_hostname=self._url.host, ssl_handshake_timeout=NEVER
@@ -141,7 +141,7 @@ class Dial:
 
 @lru_cache(2)
 def tls_context(verify: bool) -> ssl.SSLContext:
-    """The one client context for all backends that are verified, or for all that are not. HTTP/1.1 only (RFC 7301)."""
+    """The client context shared by all backends with, or without, verification. HTTP/1.1 only (RFC 7301)."""
     context = ssl.create_default_context()
     context.set_alpn_protocols(["http/1.1"])
     if not verify:
@@ -151,6 +151,6 @@ def tls_context(verify: bool) -> ssl.SSLContext:
 
 
 def _abandon(task: asyncio.Task[tuple[asyncio.Transport, P]]) -> None:
-    """Close what a beaten attempt still brought home."""
+    """Close a connection that lost the race."""
     if not task.cancelled() and task.exception() is None:
         task.result()[0].abort()

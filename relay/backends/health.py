@@ -1,4 +1,4 @@
-"""Polling the health path of one url."""
+"""Poll the health path of a url."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from relay.routing.snapshot import Url
 logger = logging.getLogger("relay.backends")
 
 INTERVAL = 2.0
-"""Seconds from one poll to the next."""
+"""Seconds between polls."""
 
 LIMIT = 1.0
 """Seconds for one poll, connecting included."""
@@ -26,7 +26,7 @@ _STATUS_LINE = re.compile(rb"HTTP/1\.[01] (\d{3})(?: |\r?\n)")
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """What is asked, and of whom; two equal probes are the same poll."""
+    """What to poll; equal probes share one poll."""
 
     backend: str
     url: Url
@@ -34,7 +34,7 @@ class Probe:
     tls_verify: bool
 
     async def ask(self, resolver: Resolver, limit: float) -> str:
-        """The cause why the url is not healthy; empty if it answered 200."""
+        """Why the url is not healthy; empty if it answered 200."""
         dial = Dial(self.url, resolver, self.tls_verify)
         try:
             async with asyncio.timeout(limit):
@@ -54,12 +54,12 @@ class Probe:
         transport.write(f"GET {target} HTTP/1.1\r\nHost: {self.url.authority}\r\nConnection: close\r\n\r\n".encode())
         try:
             line = await answer.reader.readline()
-        except ValueError:  # no line end within the reader's limit
+        except ValueError:  # no line break within the reader's limit
             return f"{target}: no HTTP answer"
         found = _STATUS_LINE.match(line)
         if found is None:
             return f"{target}: no HTTP answer" if line else f"{target}: closed without an answer"
-        return "" if found[1] == b"200" else f"{target} answered {found[1].decode()}, 200 is wanted"
+        return "" if found[1] == b"200" else f"{target} answered {found[1].decode()}, not 200"
 
 
 class _Answer(asyncio.StreamReaderProtocol):
@@ -73,7 +73,7 @@ class _Answer(asyncio.StreamReaderProtocol):
 async def poll(
     probe: Probe, state: UrlState, resolver: Resolver, interval: float = INTERVAL, limit: float = LIMIT
 ) -> None:
-    """Keep a url's state up to date until cancelled; its coming and going is logged."""
+    """Keep a url's state up to date until cancelled, and log when it changes."""
     loop = asyncio.get_running_loop()
     while True:
         started = loop.time()

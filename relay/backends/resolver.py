@@ -1,6 +1,6 @@
-"""Names to addresses, with a short memory.
+"""Resolve names to addresses, with a short-lived cache.
 
-The system's resolver is asked, so that ``/etc/hosts`` and a container network's names work.
+This uses the system's resolver, so ``/etc/hosts`` and a container network's names work.
 """
 
 from __future__ import annotations
@@ -16,22 +16,21 @@ from itertools import zip_longest
 SockAddr = tuple[str, int] | tuple[str, int, int, int]
 
 FRESH_FOR = 5.0
-"""Seconds an answer is used without asking again: getaddrinfo tells no time to live, and containers move."""
+"""Seconds for which an answer is used without asking again: getaddrinfo gives no time to live, and containers move."""
 
 STALE_FOR = 60.0
-"""Seconds an answer is still used when asking again brings none: a name server that fails or is silent must not take
-backends down."""
+"""Seconds for which an answer is still used if asking again fails: a broken name server must not take backends down."""
 
 PATIENCE = 0.3
-"""Seconds that a question waits for a newer answer than a stale one; glibc asks a silent name server for 10."""
+"""Seconds to wait for a newer answer before a stale one is used; glibc waits 10 for a silent name server."""
 
 REMEMBERED = 1024
-"""Names kept; the least recently used one goes first."""
+"""Names kept; the least recently used is dropped first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """One place to connect to, as `socket.connect` takes it."""
+    """An address in the form that `socket.connect` takes."""
 
     family: int
     sockaddr: SockAddr
@@ -54,24 +53,24 @@ class _Question:
 
 
 class Resolver:
-    """Resolves names; one question per name at a time, however many wait. Failures are not remembered."""
+    """Resolves names, with one query per name at a time for all who wait. Failures are not cached."""
 
     def __init__(self) -> None:
         self._answers: OrderedDict[tuple[str, int], _Answer] = OrderedDict()
         self._asking: dict[tuple[str, int], _Question] = {}
 
     async def resolve(self, host: str, port: int) -> tuple[Address, ...]:
-        """Addresses of a host, at least one, families in turn, the system's favourite first (RFC 8305 §4).
+        """Addresses of a host, at least one, families alternating, the system's preferred one first (RFC 8305 §4).
 
         Raises:
-            OSError: Mostly `socket.gaierror`, as the system gave it; there is no usable older answer either.
+            OSError: The lookup failed, usually with `socket.gaierror`, and there is no usable older answer.
         """
         if found := literal(host, port):
             return found
         key, now = (host, port), asyncio.get_running_loop().time()
         answer = self._answers.get(key)
         if answer is None or now - answer.at > STALE_FOR:
-            answer = await asyncio.shield(self._ask(key).task)  # one who gives up takes the answer from nobody
+            answer = await asyncio.shield(self._ask(key).task)  # a cancelled caller must not cancel it for others
         elif now - answer.at > FRESH_FOR:
             answer = await self._newer(key, now) or answer
         else:
@@ -79,7 +78,7 @@ class Resolver:
         return answer.addresses
 
     async def _newer(self, key: tuple[str, int], now: float) -> _Answer | None:
-        """What asking again gives, if it gives it soon; the question goes on beside, and is waited for only once."""
+        """A newer answer, if it comes soon; the query goes on in the background, and only the first caller waits."""
         question = self._ask(key)
         try:
             async with asyncio.timeout(max(question.at + PATIENCE - now, 0)):
@@ -109,7 +108,7 @@ class Resolver:
         return answer
 
     async def close(self) -> None:
-        """Forget the questions still asked."""
+        """Cancel the queries in progress."""
         asking = [question.task for question in self._asking.values()]
         for task in asking:
             task.cancel()
@@ -118,7 +117,7 @@ class Resolver:
 
 @lru_cache(REMEMBERED)
 def literal(host: str, port: int) -> tuple[Address] | None:
-    """The address that a literal IPv4 or IPv6 host is; None for a name."""
+    """The address for a literal IPv4 or IPv6 host; None for a name."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
@@ -126,7 +125,7 @@ def literal(host: str, port: int) -> tuple[Address] | None:
     if address.version == 4:
         return (Address(socket.AF_INET, (host, port)),)
     zone = getattr(address, "scope_id", None)
-    return None if zone else (Address(socket.AF_INET6, (host, port, 0, 0)),)  # a zone's name is the system's to resolve
+    return None if zone else (Address(socket.AF_INET6, (host, port, 0, 0)),)  # the system has to resolve a zone's name
 
 
 def _families_in_turn(addresses: list[Address]) -> tuple[Address, ...]:

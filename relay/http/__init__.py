@@ -1,1 +1,1 @@
-"""HTTP: the lean handler, the view that relays, and the client that talks to the backends."""
+"""HTTP: the lightweight handler, the relaying view, and the client for the backends."""

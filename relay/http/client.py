@@ -1,7 +1,7 @@
-"""Requests to the backends: kept connections, exactly one well-formed request each, and an error that names the cause.
+"""Requests to backends over pooled connections: each is exactly one well-formed request, and errors name the cause.
 
-Nothing is invented and nothing is kept: no field of our own but the framing, no cookies, no redirects, no decoding, no
-proxies from the environment.
+Nothing is added and nothing is remembered: no fields of our own except the framing, no cookies, no redirects, no
+decoding, no proxies from the environment.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from relay.routing.snapshot import Backend, Url
 from relay.typing import RawHeaders
 
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
-"""Sending them again does no harm (RFC 9110 §9.2.2)."""
+"""Methods that are safe to send again (RFC 9110 §9.2.2)."""
 
 Address = Callable[[Url], tuple[bytes, bytes]]
-"""Gives the request target and the ``Host`` for the url that is taken."""
+"""Returns the request target and the ``Host`` for the chosen url."""
 
 
 @dataclass(slots=True)
 class Request:
-    """What a backend is asked.
+    """A request to a backend.
 
     Attributes:
-        headers: All fields but ``Host`` and the framing (``Content-Length``, ``Transfer-Encoding``).
-        body: None: there is none.
-        length: Of the body. None: with a body, it is chunked; without one, no ``Content-Length`` is sent.
+        headers: All fields except ``Host`` and the framing (``Content-Length``, ``Transfer-Encoding``).
+        body: None if there is none.
+        length: Of the body. If None, a body is sent chunked, and no ``Content-Length`` is sent without one.
     """
 
     method: str
@@ -43,7 +43,7 @@ class Request:
     length: int | None = None
 
     def head(self, url: Url) -> bytes:
-        """The request line and the fields.
+        """The request line and the header fields.
 
         Raises:
             Refused: The head can't be sent (`forwarding.request_head`).
@@ -58,7 +58,7 @@ class Request:
 
     @property
     def expects_continue(self) -> bool:
-        """Whether the client wants to hear 100 before it sends the body (RFC 9110 §10.1.1)."""
+        """Whether the client waits for a 100 before it sends the body (RFC 9110 §10.1.1)."""
         return self.body is not None and any(
             name == b"expect" and value.lower() == b"100-continue" for name, value in self.headers
         )
@@ -72,16 +72,16 @@ class Client:
         self._pool = Pool()
 
     async def request(self, backend: Backend, request: Request) -> Exchange:
-        """Send a request; return when the head of the response is there.
+        """Send a request; return when the response's head has arrived.
 
-        A connection that can't be made is tried at the next url. A kept one that the backend has closed meanwhile is
-        replaced; one that dies before a byte of the answer is replaced once, if the request may be sent again: an
-        idempotent method, and nothing of the body taken from the client yet.
+        If a connection can't be made, the next url is tried. A pooled connection that the backend has closed is
+        replaced. One that dies before the first byte of the response is replaced once, if the request may be sent
+        again: the method is idempotent, and nothing of the body has been read from the client.
 
         Raises:
-            BackendError: What `Connector.connect` and `Exchange.start` raise.
+            BackendError: As raised by `Connector.connect` and `Exchange.start`.
             Refused: The request can't be sent as it is.
-            Exception: Whatever reading the request's body raises.
+            Exception: Anything that reading the request's body raises.
         """
         failures: list[tuple[Url, DialFailed]] = []
         for state in self._connector.candidates(backend):
@@ -108,7 +108,7 @@ class Client:
         raise unreachable(backend, failures) from failures[-1][1]
 
     async def close(self) -> None:
-        """Close the connections that wait; those in use end with their exchange."""
+        """Close the idle connections; those in use end with their exchange."""
         self._pool.close()
 
     def _factory(self, state: UrlState, key: Key) -> Callable[[], Connection]:

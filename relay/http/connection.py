@@ -1,4 +1,4 @@
-"""One connection to a backend, for one exchange after the other."""
+"""One connection to a backend, used for successive exchanges."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Protocol, cast
 from relay.backends.balance import UrlState
 
 NEVER = float("inf")
-_LAST_WORDS = 262144  # bytes; no backend says more in a refusal that it sends before it hangs up
+_LAST_WORDS = 262144  # bytes; more than any refusal that a backend sends before it hangs up
 
 
 class Listener(Protocol):
-    """What a connection tells about an exchange on it (`relay.http.exchange.Exchange`)."""
+    """The exchange on a connection, which gets its events (`relay.http.exchange.Exchange`)."""
 
     is_sending: bool
 
@@ -26,13 +26,13 @@ class Listener(Protocol):
 
 
 class Connection(asyncio.Protocol):
-    """The transport's side of an exchange: bytes, flow control, and one deadline that costs next to nothing to move.
+    """The transport's side of an exchange: bytes, flow control, and a deadline that is cheap to move.
 
     Attributes:
-        state: The url it leads to; counted up while an exchange is under way.
-        key: Where it waits in the pool.
-        idle_for: Seconds it may wait there; a backend's ``Keep-Alive: timeout`` makes it shorter.
-        is_closed: Nothing comes or goes any more.
+        state: The url it is connected to, which counts as in use during an exchange.
+        key: Its place in the pool.
+        idle_for: Seconds it may stay there; a backend's ``Keep-Alive: timeout`` shortens them.
+        is_closed: Whether the connection is lost.
     """
 
     transport: asyncio.Transport
@@ -63,7 +63,7 @@ class Connection(asyncio.Protocol):
         self._deadline = NEVER
 
     def end(self, reusable: bool) -> None:
-        """The exchange is over: wait in the pool for the next one, or close."""
+        """End the exchange: return to the pool, or close."""
         self._exchange = None
         self.state.release()
         if not reusable or self.is_closed or self.transport.is_closing():
@@ -74,9 +74,9 @@ class Connection(asyncio.Protocol):
         self._on_idle(self)
 
     def is_quiet(self) -> bool:
-        """Whether nothing has arrived since the last exchange: no end by the backend, no answer nobody asked for.
+        """Whether nothing has arrived since the last exchange: neither a close nor an unsolicited response.
 
-        The kernel is asked, not the event loop, which may not have looked yet.
+        This asks the kernel, not the event loop, which may not have noticed yet.
         """
         return not self.is_closed and not self.transport.is_closing() and not self._arrivals.poll(0)
 
@@ -85,12 +85,12 @@ class Connection(asyncio.Protocol):
             self.transport.write(data)
 
     async def drain(self) -> None:
-        """Wait while the backend takes no more; a lost connection ends the wait."""
+        """Wait until the backend accepts more, or the connection is lost."""
         if self._writable is not None:
             await self._writable
 
     def has_arrivals(self) -> bool:
-        """Whether the kernel holds something to read."""
+        """Whether the kernel has something to read."""
         return bool(self._arrivals.poll(0))
 
     def pause_reading(self) -> None:
@@ -107,10 +107,10 @@ class Connection(asyncio.Protocol):
         if not self.is_closed:
             self.transport.abort()
 
-    # The deadline: the timer is left where it is when the deadline moves away from it, and looks again when it fires
+    # The deadline: if it moves later, the timer stays, and checks again when it fires
 
     def expire_in(self, seconds: float) -> None:
-        """Call `_expired` in so many seconds, unless told otherwise before."""
+        """Set the deadline: then the exchange times out, or an idle connection is closed."""
         self._deadline = self._loop.time() + seconds
         if self._deadline < self._timer_at:
             self._arm()
@@ -134,7 +134,7 @@ class Connection(asyncio.Protocol):
         else:
             self.abort()
 
-    # What the transport says
+    # Events from the transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
@@ -142,7 +142,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._exchange is None:
-            self.abort()  # an answer nobody asked for: whatever follows could be taken for another user's
+            self.abort()  # an unsolicited response: what follows could be taken for another user's
         else:
             self._exchange.feed(data)
 
@@ -170,9 +170,9 @@ class Connection(asyncio.Protocol):
             self._exchange.lost(exc)
 
     def _hear_last_words(self) -> None:
-        """Read what a backend said before it hung up on an upload: our write failed, its answer is still in the kernel.
+        """Read what a backend sent before it hung up on an upload: our write failed, but its response is in the kernel.
 
-        The transport reads no more after a failed write, and still has the socket while it tells us.
+        After a failed write the transport reads no more, but its socket is still open at this point.
         """
         if self.transport.get_extra_info("ssl_object") is not None:
             return

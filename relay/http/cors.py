@@ -1,6 +1,6 @@
-"""Cross-origin answers, for relayed paths and the ``/gateway/`` pages: the gateway's alone (contract, section 4). Pure.
+"""CORS for relayed paths and the ``/gateway/`` pages, decided by the gateway alone (contract, section 4). Pure.
 
-The browser does the refusing (Fetch standard, §3.2): what we leave out is what it forbids.
+The browser enforces it (Fetch standard, §3.2): it forbids whatever we don't allow.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from relay.routing.snapshot import Snapshot
 from relay.typing import RawHeaders
 
 MAX_AGE = 600
-"""Seconds a browser may keep a preflight's answer: an origin that is taken off the list soon finds out."""
+"""Seconds for which a browser may cache a preflight: short, so that removing an origin soon takes effect."""
 
 
 def is_preflight(method: str, headers: RawHeaders) -> bool:
-    """Whether a browser asks for permission (Fetch standard, §3.2.2), whoever the origin is."""
+    """Whether this is a preflight (Fetch standard, §3.2.2), from any origin."""
     if method != "OPTIONS":
         return False
     names = {name for name, _ in headers}
@@ -21,7 +21,7 @@ def is_preflight(method: str, headers: RawHeaders) -> bool:
 
 
 def preflight_fields(headers: RawHeaders) -> RawHeaders:
-    """What a preflight's answer says beside the fields of `share`: the method and the headers asked for are allowed."""
+    """The preflight response's fields in addition to those of `share`: they allow the requested method and headers."""
     asked = dict(headers)
     fields = [
         (b"access-control-allow-methods", asked[b"access-control-request-method"]),
@@ -34,10 +34,10 @@ def preflight_fields(headers: RawHeaders) -> RawHeaders:
 
 
 def share(headers: RawHeaders, origin: str | None, snapshot: Snapshot) -> RawHeaders:
-    """The fields of an answer with the gateway's own, if that origin may read it; it varies by ``Origin`` anyway.
+    """Add the gateway's CORS fields to a response if the origin may read it, and ``Vary: Origin`` in any case.
 
     Args:
-        headers: Without any ``Access-Control-*`` of a backend.
+        headers: Without a backend's ``Access-Control-*``.
     """
     headers = vary_by_origin(headers)
     if origin is not None and snapshot.allows(origin):
@@ -46,7 +46,7 @@ def share(headers: RawHeaders, origin: str | None, snapshot: Snapshot) -> RawHea
 
 
 def vary_by_origin(headers: RawHeaders) -> RawHeaders:
-    """A copy with ``Origin`` in ``Vary``, once: beside what is there already (RFC 9110 §12.5.5)."""
+    """A copy with ``Origin`` in ``Vary``, once, added to what is there (RFC 9110 §12.5.5)."""
     last = -1
     for at, (name, value) in enumerate(headers):
         if name == b"vary":

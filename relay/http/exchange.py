@@ -1,7 +1,7 @@
 """One request to a backend and its response (RFC 9112).
 
-The response's framing is judged by llhttp in its strict mode: both Content-Length and Transfer-Encoding, differing or
-repeated lengths, obs-fold, a bare CR or LF, a space before the colon and bad chunk sizes are errors, never a guess.
+The response's framing is parsed by llhttp in strict mode: both Content-Length and Transfer-Encoding, differing or
+repeated lengths, obs-fold, a bare CR or LF, a space before the colon and bad chunk sizes are errors, never guessed at.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from relay.routing.snapshot import Backend, Url
 from relay.typing import RawHeaders
 
 MAX_HEAD = 65536
-"""Bytes of a response head; also of interim heads, chunk extensions and trailers between two pieces of a body."""
+"""Bytes of a response head, and of interim heads, chunk extensions and trailers between two pieces of a body."""
 
 BUFFER = 65536
-"""Bytes of a body that may wait for a slow client before the backend is paused."""
+"""Bytes of a body to buffer for a slow client before the backend is paused."""
 
 CONTINUE_WITHIN = 1.0
-"""Seconds to wait for a 100 before the body is sent all the same: not every server knows it (RFC 9110 §10.1.1)."""
+"""Seconds to wait for a 100 before the body is sent anyway: not every server supports it (RFC 9110 §10.1.1)."""
 
 IDLE = 4.0
-"""Seconds a connection may wait for its next request: below the 5 s after which uvicorn and Node close theirs."""
+"""Seconds that a connection may stay idle: less than the 5 s after which uvicorn and Node close theirs."""
 
 _VERSIONS = ("1.1", "1.0")
 """The parser takes 0.9 and 2.0 as well; whoever writes those in a status line speaks something else (RFC 9112 §2.3)."""
@@ -37,19 +37,19 @@ _KEEP_ALIVE = re.compile(rb"(?i)\btimeout\s*=\s*\"?(\d{1,9})")
 
 
 class Unanswered(BackendProtocolError):
-    """The connection died before a single byte of a response."""
+    """The connection died before the first byte of a response."""
 
 
 class Exchange:
-    """A request under way, and then its response.
+    """A request in progress, and then its response.
 
     Attributes:
-        status: Of the final response.
+        status: Status of the final response.
         headers: As the backend sent them, names lowercase.
-        sent: Bytes of the request's body so far.
-        received: Bytes of the response's body so far, chunk framing not counted.
-        body_touched: Something of the request's body has been taken from its source.
-        is_sending: The request has not been sent completely.
+        sent: Bytes of the request's body sent so far.
+        received: Bytes of the response's body so far, without chunk framing.
+        body_touched: Whether any of the request's body has been read from its source.
+        is_sending: Whether part of the request is still to be sent.
     """
 
     def __init__(self, backend: Backend, connection: Connection, method: str) -> None:
@@ -74,7 +74,7 @@ class Exchange:
         self._head_done = self._ended = self._surplus = self._keep_alive = False
         self._codings: list[bytes] = []
         self._until_close = True
-        self._silent = 0  # bytes since the last of a body
+        self._silent = 0  # bytes since the last piece of the body
         self._invalid = ""
         self._error: BaseException | None = None
         connection.idle_for = IDLE
@@ -83,17 +83,17 @@ class Exchange:
     # For the client
 
     async def start(self, head: bytes, body: AsyncIterator[bytes] | None, length: int | None, expect: bool) -> None:
-        """Send the request and wait for the head of its response; the body goes on beside it.
+        """Send the request and wait for the response's head; the upload continues concurrently.
 
         Args:
             body: Its errors become this exchange's; None for no body.
-            length: Of the body as announced in the head; None: chunked.
-            expect: The head says ``Expect: 100-continue``.
+            length: The body's length as announced in the head; None: chunked.
+            expect: Whether the head has ``Expect: 100-continue``.
 
         Raises:
-            BackendTimeout, BackendProtocolError: There is none; `Unanswered` if not a byte of it came.
+            BackendTimeout, BackendProtocolError: There is no response; `Unanswered` if not a byte of it came.
         """
-        if self._connection.is_closed:  # since it was made, when nobody listened yet
+        if self._connection.is_closed:  # between connecting and `begin`
             self.lost(None)
         else:
             self._send_request(head, body, length, expect)
@@ -102,14 +102,14 @@ class Exchange:
                 if self._error is not None:
                     raise self._error
                 await self._wait()
-            if self._error is not None and not self._chunks:  # broken before anything of it could go out
+            if self._error is not None and not self._chunks:  # failed before any of the body arrived
                 raise self._error
         except BaseException:
             self.close()
             raise
 
     async def read(self) -> bytes:
-        """The next piece of the response's body, all that is there; empty at its end.
+        """The next piece of the response's body: all that has arrived; empty at the end.
 
         Raises:
             BackendTimeout, BackendProtocolError: The body broke off.
@@ -129,16 +129,16 @@ class Exchange:
 
     @property
     def url(self) -> Url:
-        """Which url of the backend it is with."""
+        """The backend's url in use."""
         return self._connection.state.url
 
     @property
     def is_complete(self) -> bool:
-        """Whether the whole response is here: what `read` gives next is the rest, and it does not wait."""
+        """Whether the whole response has arrived: the next `read` returns the rest without waiting."""
         return self._ended
 
     def close(self) -> None:
-        """Give up whatever is not finished; a request that was not sent completely never looks complete."""
+        """Abandon whatever is unfinished; a partly sent request never looks complete to the backend."""
         self._fail(ConnectionAbortedError("the exchange was given up"))
 
     # For the connection
@@ -160,7 +160,7 @@ class Exchange:
             self._fail(self._protocol_error(f"the response's {what} is longer than {MAX_HEAD} bytes"))
 
     def lost(self, exc: Exception | None) -> None:
-        """The backend closed the connection; with an error: it was cut."""
+        """Handle the end of the connection: closed by the backend or, with an error, cut."""
         if self._ended or self._error is not None:
             return
         if exc is None and self._head_done and self._until_close:
@@ -178,9 +178,9 @@ class Exchange:
     def timed_out(self) -> None:
         limit = f"{self._read_timeout:g} s"
         if self._head_done:
-            cause = f"nothing of the body within {limit}, after {self.received} bytes"
+            cause = f"nothing more of the body within {limit}, after {self.received} bytes"
         elif self.is_sending:
-            cause = f"the backend took nothing of the request's body within {limit}"
+            cause = f"the backend accepted none of the request's body within {limit}"
         else:
             cause = f"no response within {limit}"
         self._fail(BackendTimeout(self.backend.name, self._at(cause), "body" if self._head_done else "head"))
@@ -208,15 +208,17 @@ class Exchange:
             self._interim(status)
             return
         if self._codings and self._codings != [b"chunked"]:
-            # We take the coding off with the field that names it, so it must be the one that the parser undoes.
-            self._reject("a Transfer-Encoding other than chunked alone")  # its value may be anything, a cookie's too
+            # The field is dropped, so the coding must be the one that the parser decodes.
+            self._reject(
+                "a Transfer-Encoding other than chunked alone"
+            )  # not its value, which may be anything, even a cookie
         if self._silent > MAX_HEAD and sum(len(n) + len(v) + 4 for n, v in self.headers) > MAX_HEAD:
             self._reject(f"the response's head is longer than {MAX_HEAD} bytes")
         self.status = status
         self._head_done = True
         if self._go_ahead is not None:
             _decide(self._go_ahead, False)
-        if self._is_head:  # the fields describe a body that does not come (RFC 9110 §9.3.2)
+        if self._is_head:  # the fields describe a body that is not sent (RFC 9110 §9.3.2)
             self.on_message_complete()
         self._wake()
 
@@ -247,10 +249,10 @@ class Exchange:
             if value[:17].lower() == b"text/event-stream":
                 self._read_timeout = 0
         elif found := _KEEP_ALIVE.search(value):
-            self._connection.idle_for = min(IDLE, 0.8 * int(found[1]))  # before it, not with it
+            self._connection.idle_for = min(IDLE, 0.8 * int(found[1]))  # before the backend does
 
     def _interim(self, status: int) -> None:
-        """A 1xx: it ends no request, and none is passed on (RFC 9110 §15.2)."""
+        """Handle a 1xx: it does not end the request, and is not passed on (RFC 9110 §15.2)."""
         if status == 101:
             self._reject("101 Switching Protocols as the answer to an HTTP request")
         if status < 100 or not self._until_close:
@@ -261,7 +263,7 @@ class Exchange:
 
     def _reject(self, cause: str) -> None:
         self._invalid = cause
-        raise ValueError(cause)  # the parser stops, and `feed` is told
+        raise ValueError(cause)  # stops the parser; `feed` gets the error
 
     # Sending
 
@@ -269,7 +271,7 @@ class Exchange:
         if body is None or expect:
             self._connection.write(head)
         else:
-            # The body's first piece is mostly here already: give it one turn of the loop to travel with the head.
+            # The body's first piece has usually arrived: wait one turn of the loop to send it with the head.
             self._unsent = head
         if body is None:
             self.is_sending = False
@@ -289,7 +291,7 @@ class Exchange:
         self._connection.write(data)
 
     async def _send_body(self, body: AsyncIterator[bytes], length: int | None) -> None:
-        """Pass the body on as it comes; an error of its source is the exchange's, and the backend sees a cut."""
+        """Relay the body as it comes; an error in its source ends the exchange, and cuts the backend's connection."""
         try:
             if self._go_ahead is not None and not await self._may_send(self._go_ahead):
                 return
@@ -303,7 +305,7 @@ class Exchange:
             self._fail(exc)
 
     async def _may_send(self, go_ahead: asyncio.Future[bool]) -> bool:
-        """Wait for 100, or `CONTINUE_WITHIN`; False if the final response came instead (RFC 9110 §10.1.1)."""
+        """Wait for a 100 or `CONTINUE_WITHIN`; False if the final response came instead (RFC 9110 §10.1.1)."""
         timer = self._loop.call_later(CONTINUE_WITHIN, _decide, go_ahead, True)
         try:
             return await go_ahead
@@ -314,7 +316,7 @@ class Exchange:
         while self.sent < length:
             piece = await self._next(body)
             if not piece or self.sent + len(piece) > length:
-                raise ConnectionAbortedError(f"the request's body is not of the announced {length} bytes")
+                raise ConnectionAbortedError(f"the request's body does not have the announced {length} bytes")
             await self._send(piece, len(piece))
 
     async def _send_chunked(self, body: AsyncIterator[bytes]) -> None:
@@ -323,7 +325,7 @@ class Exchange:
         self._write(b"0\r\n\r\n")
 
     async def _next(self, body: AsyncIterator[bytes]) -> bytes:
-        """The next piece that holds something, empty at the end. Meanwhile it is the client who is waited for."""
+        """The next non-empty piece, or empty at the end. The wait is for the client, so the read limit is off."""
         self.body_touched = self._client_holds = True
         self._watch()
         piece: bytes | None = b""
@@ -335,7 +337,7 @@ class Exchange:
 
     async def _send(self, data: bytes, size: int) -> None:
         if not self._unsent and self._connection.has_arrivals():
-            await asyncio.sleep(0)  # let the loop read: an early refusal is lost once a write has failed
+            await asyncio.sleep(0)  # let the loop read: an early response is lost once a write has failed
         self._write(data)
         self.sent += size
         await self._connection.drain()
@@ -343,7 +345,7 @@ class Exchange:
     # Waiting and ending
 
     async def _wait(self) -> None:
-        """Wait until something has happened; the read limit counts meanwhile."""
+        """Wait for the next event, within the read limit."""
         self._waiter = self._loop.create_future()
         self._watch()
         try:
@@ -353,7 +355,7 @@ class Exchange:
             self._watch()
 
     def _watch(self) -> None:
-        """Set the deadline anew. It counts while we wait for the backend, not while we wait for our client."""
+        """Reset the deadline, which applies while we wait for the backend, not while we wait for our client."""
         if self._ended or self._error is not None:
             return  # the connection is no longer ours
         if self._waiter is None or self._client_holds or not self._read_timeout:
@@ -366,7 +368,7 @@ class Exchange:
             self._waiter.set_result(None)
 
     def _conclude(self) -> None:
-        """The response is complete. A connection with an unfinished request on it is of no further use."""
+        """Finish a complete response. A connection with an unfinished request can't be reused."""
         self._leave(self._keep_alive and not self.is_sending and not self._surplus)
 
     def _fail(self, error: BaseException) -> None:
@@ -377,7 +379,7 @@ class Exchange:
     def _leave(self, reusable: bool) -> None:
         if self._upload is not None:
             self._upload.cancel()
-        del self._parser  # it holds our methods: a circle that only the garbage collector would undo
+        del self._parser  # it references our methods: a cycle that only the garbage collector would break
         self._connection.end(reusable)
         self._wake()
 

@@ -1,8 +1,8 @@
-"""Django's way from a request to a view, without what an async view with no database has no use for.
+"""A lightweight replacement for Django's request handler, for async views that don't use the database.
 
-Django's own ASGIHandler reads the whole body first, sends two signals through a thread, and hops into one for every
-synchronous middleware: a millisecond and more for each request. Here the URLconf is asked, the view is awaited, and
-its answer goes out as it comes. The admin stays with Django's handler.
+Django's own ASGIHandler reads the whole body first, sends two signals through a thread, and switches to a thread for
+every synchronous middleware: a millisecond or more per request. This one resolves the URL, awaits the view and streams
+its response. The admin stays with Django's handler.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger("relay.http")
 
 REMEMBERED = 256
-"""Paths whose view is known without asking; few, as a stranger may make them long."""
+"""Paths whose view is cached; few, as strangers may make them long."""
 
 
 class RelayHandler(ASGIHandler):
-    """Serves everything but the admin; its requests are `RelayRequest`s, and every view is a coroutine function."""
+    """Serves everything except the admin, with `RelayRequest`s; every view is a coroutine function."""
 
     def __init__(self, runtime: Runtime) -> None:
         # Not super().__init__: there is no middleware to load.
@@ -44,7 +44,7 @@ class RelayHandler(ASGIHandler):
 
     @cached_property
     def _resolve(self) -> Callable[[str], ResolverMatch]:
-        """The URLconf's answer for a path; it never changes while we run, so the usual ones are remembered."""
+        """Resolve a path; the URLconf never changes at run time, so results are cached."""
         return lru_cache(REMEMBERED)(get_resolver().resolve)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # type: ignore[override]
@@ -55,7 +55,7 @@ class RelayHandler(ASGIHandler):
             await self._serve_while_connected(request, send)
 
     async def _serve_while_connected(self, request: RelayRequest, send: Send) -> None:
-        """Under a server that does not cancel us when the client leaves: listen for that beside serving."""
+        """Serve under a server that does not cancel us when the client leaves: watch for that concurrently."""
         serving = asyncio.create_task(self._serve(request, send))
         leaving = asyncio.create_task(request.wait_for_disconnect())
         try:
@@ -69,14 +69,14 @@ class RelayHandler(ASGIHandler):
             raise outcome
 
     async def refuse(self, scope: Scope, receive: Receive, send: Send, refusal: Refusal) -> None:
-        """Answer for somebody who judged the request before any view was asked."""
+        """Answer a request that was refused before any view was called."""
         await self._serve(RelayRequest(scope, receive, self._runtime), send, refusal)
 
     async def _serve(self, request: RelayRequest, send: Send, refusal: Refusal | None = None) -> None:
-        """Answer, and log it however it ends.
+        """Answer, and log the outcome in any case.
 
-        A response that can't be finished is left unfinished: the server cuts the connection then, so that the client
-        does not take the part for the whole (RFC 9112 §8).
+        A response that can't be finished is left unfinished: the server then cuts the connection, so that the client
+        does not take a part for the whole (RFC 9112 §8).
         """
         status = journal.CLIENT_LEFT
         try:
@@ -115,7 +115,7 @@ class RelayHandler(ASGIHandler):
             return refused(request, Refusal("internal_error", type(exc).__name__))
 
     def _is_allowed_preflight(self, request: RelayRequest) -> bool:
-        """Whether to answer here, before anybody asks for a token: browsers send none with it (Fetch, §3.2.2)."""
+        """Whether this is a preflight to answer before authentication: browsers send no token then (Fetch, §3.2.2)."""
         return (
             cors.is_preflight(request.method, request.raw_headers)
             and request.path not in MONITORED

@@ -1,4 +1,4 @@
-"""What is logged and counted of an HTTP request: one line each, and one more for a backend that failed it."""
+"""Log and count HTTP requests: one line each, and another if a backend failed."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from relay.live.metrics import Answer, Metrics
 
 CLIENT_LEFT = 499
-"""Logged as the status where the client was gone before there was one (nginx's number; it is never sent)."""
+"""Logged as the status if the client left before there was one (nginx's number; it is never sent)."""
 
 
 class Journal:
-    """Of one process. Requests that end in the same turn of the event loop are told together, which is cheaper."""
+    """One per process. Requests that end in the same turn of the event loop are logged together, which is cheaper."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
@@ -25,7 +25,7 @@ class Journal:
         self._flush_at_end = turn.AtEnd(self.flush)
 
     def answered(self, request: RelayRequest, status: int) -> None:
-        """Log and count a request that is over, however it ended."""
+        """Log and count a request that has ended in any way."""
         self._over.append((request, status, time.monotonic() - request.arrival.started))
         if log.is_observed():
             self.flush()
@@ -33,7 +33,7 @@ class Journal:
             self._flush_at_end()
 
     def flush(self) -> None:
-        """Tell what has not been told yet."""
+        """Log and count the waiting requests."""
         over, self._over = self._over, []
         self._metrics.http([self._tell(*ended) for ended in over])
 
@@ -77,7 +77,7 @@ class Journal:
 
 
 def backend_failed(request: RelayRequest, error: BackendError) -> None:
-    """Log the exact cause."""
+    """Log the exact cause of a backend's failure."""
     log.backend_error(
         backend=error.backend,
         code=error.code,

@@ -1,24 +1,24 @@
-"""Connections that wait for their next request."""
+"""A pool of idle connections."""
 
 from __future__ import annotations
 
 from relay.http.connection import Connection
 
 MAX_IDLE = 128
-"""Per url; beyond it the one that has waited longest is closed."""
+"""Maximum per url; beyond that, the one idle longest is closed."""
 
 Key = tuple[str, str, bool]
-"""Backend, url and whether its certificate is verified: nothing else may share a connection."""
+"""Backend, url, and whether the certificate is verified: only requests with equal keys may share a connection."""
 
 
 class Pool:
-    """Idle connections by url. The one that came last goes first, so that the others may grow old and close."""
+    """Idle connections by url. The most recent is reused first, so that the others can expire."""
 
     def __init__(self) -> None:
         self._idle: dict[Key, list[Connection]] = {}
 
     def take(self, key: Key) -> Connection | None:
-        """A connection that is alive as far as our side can know."""
+        """A connection that is alive as far as we can tell, or None."""
         idle = self._idle.get(key)
         while idle:
             connection = idle.pop()
@@ -34,7 +34,7 @@ class Pool:
             idle.pop(0).abort()
 
     def forget(self, connection: Connection) -> None:
-        """A connection is gone, wherever it was."""
+        """Remove a connection that is gone, if it is here."""
         idle = self._idle.get(connection.key)
         if idle and connection in idle:
             idle.remove(connection)

@@ -1,4 +1,4 @@
-"""A request as the lean handler gives it to a view: nothing is decoded, copied or read before somebody asks."""
+"""The lightweight handler's request: nothing is decoded, copied or read before it is needed."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ class ClientGone(Exception):
 
 
 def too_large(limit: int, found: str) -> Refused:
-    """A body that is `found` where `limit` bytes are allowed."""
+    """The refusal of a body that is `found` when `limit` bytes are allowed."""
     return Refused(f"the body is {found}; {limit} are allowed", "body_too_large")
 
 
 class RequestBody:
-    """The body, piece by piece as it arrives, never all of it.
+    """The body, piece by piece as it arrives.
 
     Attributes:
-        limit: Bytes it may have; 0: any number.
+        limit: Bytes allowed; 0: any number.
         received: Bytes so far.
-        over: Set when nothing more of it will be read: what ``receive()`` gives next is the disconnect.
+        over: Set when no more of it will be read: the next ``receive()`` returns the disconnect.
     """
 
     def __init__(self, receive: Receive) -> None:
@@ -50,8 +50,8 @@ class RequestBody:
         """The next piece, possibly empty.
 
         Raises:
-            ClientGone: It was cut.
-            Refused: It has grown over the limit.
+            ClientGone: The body was cut off.
+            Refused: The body exceeds the limit.
         """
         if self.over.is_set():
             raise StopAsyncIteration
@@ -73,19 +73,19 @@ class RequestBody:
 
 
 class RelayRequest(ASGIRequest):
-    """Django's request over an ASGI scope, lazily; and what becomes of it, for the log.
+    """Django's request over an ASGI scope, evaluated lazily; it also records the outcome for the log.
 
     Attributes:
         route: Set by the view when it is known.
-        url: Of the backend, if it has several, that answers.
-        refusal: Why it was not served, if it was not.
-        bytes_to_client: Of the response's body so far.
+        url: The backend's url that answers, if it has several.
+        refusal: Why the request was refused, if it was.
+        bytes_to_client: Bytes of the response's body sent so far.
     """
 
     scope: Scope
 
     def __init__(self, scope: Scope, receive: Receive, runtime: Runtime) -> None:
-        # Not super().__init__: it would build META, headers and cookies for views that look at none of them.
+        # Not super().__init__: it would build META, headers and cookies, which the views don't use.
         self.scope, self.receive, self.runtime = scope, receive, runtime
         self.method = scope["method"]
         self.path = self.path_info = scope["path"]
@@ -97,7 +97,7 @@ class RelayRequest(ASGIRequest):
 
     @property
     def bytes_to_backend(self) -> int:
-        """What has been taken of the request's body for the backend."""
+        """Bytes of the request's body read for the backend."""
         return self.incoming.received if self.route is not None and self.incoming is not None else 0
 
     @property
@@ -116,7 +116,7 @@ class RelayRequest(ASGIRequest):
         return headers
 
     def field(self, name: bytes) -> str | None:
-        """As `relay.entry.field`."""
+        """Like `relay.entry.field`."""
         return field(self.raw_headers, name)
 
     @cached_property
@@ -134,7 +134,7 @@ class RelayRequest(ASGIRequest):
 
     @cached_property
     def length(self) -> int | None:
-        """What ``Content-Length`` announces; None without one."""
+        """The value of ``Content-Length``; None if there is none."""
         text = self.field(b"content-length")
         return int(text) if text is not None and text.isascii() and text.isdigit() else None
 
@@ -145,15 +145,15 @@ class RelayRequest(ASGIRequest):
             return RequestBody(self.receive) if self.length else None
         if self.field(b"transfer-encoding") is not None:
             return RequestBody(self.receive)
-        # From HTTP/2 on a body needs neither field; with these methods no client has a reason for one.
+        # From HTTP/2 on, a body needs neither field; with these methods there is no reason for one.
         old = self.scope.get("http_version", "1.1").startswith("1")
         return None if old or self.method in ("GET", "HEAD", "OPTIONS", "DELETE") else RequestBody(self.receive)
 
     def limited_body(self, limit: int) -> RequestBody | None:
-        """The body that fails once it is larger than so many bytes; 0: any size.
+        """The body, which fails once it is larger than `limit` bytes; 0: any size.
 
         Raises:
-            Refused: It announces more.
+            Refused: ``Content-Length`` announces more.
         """
         if limit and self.length is not None and self.length > limit:
             raise too_large(limit, f"announced with {self.length} bytes")
@@ -162,16 +162,16 @@ class RelayRequest(ASGIRequest):
         return self.incoming
 
     async def whole_body(self, limit: int) -> bytes:
-        """The body in one piece, for our own small pages.
+        """The whole body, for our own small pages.
 
         Raises:
-            ClientGone, Refused: As when reading it in pieces.
+            ClientGone, Refused: As in `RequestBody`.
         """
         source = self.limited_body(limit)
         return b"" if source is None else b"".join([piece async for piece in source])
 
     async def wait_for_disconnect(self) -> None:
-        """Return when the client has left; until the body is over, its reader is who notices."""
+        """Return when the client has left; until the body has ended, its reader notices that."""
         if self.incoming is not None:
             await self.incoming.over.wait()
         while (await self.receive())["type"] != "http.disconnect":

@@ -1,4 +1,4 @@
-"""What a view answers, and how it goes out over ASGI."""
+"""The responses of views, and how they are sent over ASGI."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from relay.typing import RawHeaders, Send
 
 
 class RelayedResponse(HttpResponseBase):
-    """An answer whose fields are bytes, order and repeats kept, and whose body is a backend's or a few bytes of ours.
+    """A response with raw header fields, order and repeats kept, and a backend's body or a few bytes of our own.
 
     Args:
-        exchange: Its body is passed on as it comes; None: `content` is the whole body.
+        exchange: The source of the body, which is streamed; None: `content` is the whole body.
     """
 
     def __init__(
         self, status: int, raw_headers: RawHeaders, exchange: Exchange | None = None, content: bytes = b""
     ) -> None:
-        # Not super().__init__: Django's headers are text, one per name, with a Content-Type of its own.
+        # Not super().__init__: Django's headers are text, unique by name, and include a Content-Type.
         self.status_code = status
         self.raw_headers = raw_headers
         self.exchange, self.content = exchange, content
 
     def close(self) -> None:
-        """Give up what the backend has not sent yet."""
+        """Abandon the rest of the backend's response."""
         if self.exchange is not None:
             self.exchange.close()
 
 
 def refused(request: RelayRequest, refusal: Refusal) -> RelayedResponse:
-    """The answer to a request that goes no further; it is noted for the log."""
+    """The response to a refused request; the refusal is recorded for the log."""
     request.refusal = refusal
     request_id = request.arrival.request_id
     body = refusal.body(request_id)
@@ -45,7 +45,7 @@ def refused(request: RelayRequest, refusal: Refusal) -> RelayedResponse:
 
 
 def raw_headers(response: HttpResponseBase, request_id: str) -> RawHeaders:
-    """The fields of any response, ``X-Request-ID`` with our id among them; each cookie a field of its own."""
+    """The header fields of any response, with our ``X-Request-ID`` and one field per cookie."""
     if isinstance(response, RelayedResponse):
         fields = response.raw_headers
     else:
@@ -57,10 +57,10 @@ def raw_headers(response: HttpResponseBase, request_id: str) -> RawHeaders:
 
 
 async def send_body(response: HttpResponseBase, request: RelayRequest, send: Send) -> None:
-    """Pass the body on, each piece when it is there; `send` waits for a slow client.
+    """Send the body, each piece as it arrives; `send` waits for a slow client.
 
     Raises:
-        BackendError: The backend broke off. The client must see that too, so nothing ends the response.
+        BackendError: The backend broke off. The client must notice that, so the response is not finished.
     """
     if isinstance(response, RelayedResponse) and response.exchange is not None:
         await _relay_body(response.exchange, request, send)

@@ -1,4 +1,4 @@
-"""The view behind every relayed path: who may go where is `relay.access`, what crosses is `relay.forwarding`."""
+"""The view for every relayed path. `relay.access` decides who may go where; `relay.forwarding`, what is passed on."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from relay.refusals import BackendError
 
 
 async def relay(request: RelayRequest) -> HttpResponseBase:
-    """Judge the request, pass it to its backend, and the backend's answer back, whatever its status."""
+    """Judge the request, pass it to its backend, and return the backend's response, whatever its status."""
     verdict = access.decide(ask(request), request.runtime.snapshot, request.identification)
     request.route = verdict.route
     if isinstance(verdict, access.Denied):
@@ -31,7 +31,7 @@ async def relay(request: RelayRequest) -> HttpResponseBase:
 
 
 def ask(request: RelayRequest) -> access.Ask:
-    """What the request wants, as `relay.access` judges it."""
+    """The request in the form that `relay.access` judges."""
     return access.Ask("http", request.method, request.scope["raw_path"], request.origin, request.arrival.host)
 
 

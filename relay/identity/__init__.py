@@ -1,4 +1,4 @@
-"""Who is it? From the places a token travels in to the Identification of a request.
+"""Authentication: from the places where tokens travel to the Identification of a request.
 
 ::
 

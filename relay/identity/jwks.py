@@ -1,7 +1,7 @@
-"""The issuer's published keys, fetched beside the traffic and kept for as long as no newer ones can be had.
+"""The issuer's published keys: fetched in the background, and kept until newer ones are available.
 
-A token never makes a request wait for longer than `PATIENCE`, and no number of tokens makes more than one fetch per
-`COOLDOWN`: whoever sends made-up key ids can't turn the gateway against the issuer.
+A token never makes a request wait longer than `PATIENCE`, and no number of tokens causes more than one fetch per
+`COOLDOWN`: sending made-up key ids can't turn the gateway against the issuer.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from relay.identity.keys import Key, published
 if TYPE_CHECKING:
     from relay.settings import RelaySettings
 
-REFRESH = 300.0  # s between two fetches that went well
-COOLDOWN = 10.0  # s after the beginning of a fetch, before an unknown key or a failure may begin another
+REFRESH = 300.0  # s after a successful fetch, before the next
+COOLDOWN = 10.0  # s after the start of a fetch, before an unknown key or a failure may start another
 TIMEOUT = 5.0  # s for a fetch
 PATIENCE = 2.0  # s that a request waits for a fetch
 LARGEST = 1 << 20  # bytes of the document
@@ -33,18 +33,18 @@ log = logging.getLogger("relay.identity")
 
 
 class Jwks:
-    """The keys at ``JWT_JWKS_URL``. For one thread, the event loop's; only the fetch itself runs in another.
+    """The keys at ``JWT_JWKS_URL``. For the event loop's thread only; just the fetch itself runs in another.
 
-    There is nothing to start: the first request that looks for a key begins the first fetch; any request that comes
-    when one is due, and the process itself now and then, begins it without waiting for it.
+    There is nothing to start: the first request that needs a key starts the first fetch. When another is due, the next
+    request, or the process's own timer, starts it without waiting for it.
 
     Args:
-        changed: Called when the set of keys is another one than before.
+        changed: Called when the set of keys has changed.
         clock: Monotonic seconds.
 
     Attributes:
-        keys: As they were last fetched; empty before.
-        error: Why the last fetch failed, in words for a public page; empty if it did not.
+        keys: As last fetched; empty before the first fetch.
+        error: Why the last fetch failed, worded for a public page; empty if it succeeded.
     """
 
     def __init__(
@@ -63,29 +63,29 @@ class Jwks:
 
     @property
     def warning(self) -> str:
-        """What is in force while no newer keys can be had; empty while they can, or nobody has tried yet."""
+        """Which keys are in force, if the last fetch failed; otherwise empty."""
         if not self.error:
             return ""
         age = f"keys are {self._clock() - self._fetched_at:.0f} s old" if self.keys else "no keys yet"
         return f"{age}: {self.error}"
 
     def refresh_if_due(self) -> None:
-        """Begin a fetch, if the last one is too long ago, and come back at once."""
+        """Start a fetch if one is due; does not wait."""
         if self._clock() >= self._due:
             self._begin()
 
     async def newer(self) -> None:
-        """Wait for keys newer than these: for the fetch in flight or, where one may begin, for a fresh one."""
+        """Wait for newer keys: for the fetch in flight or, if allowed, for a new one."""
         fetching = self._begin()
         if fetching is not None:
             await asyncio.wait([fetching], timeout=PATIENCE)
 
     def load(self) -> None:
-        """Fetch now, in this thread: for commands.
+        """Fetch now, in this thread; for commands.
 
         Raises:
-            OSError: If no document can be had.
-            ValueError: If the answer is not one with usable keys.
+            OSError: The document can't be fetched.
+            ValueError: The document has no usable keys.
         """
         self._accept(fetch(self._settings.jwt_jwks_url))
 
@@ -116,7 +116,7 @@ class Jwks:
             self._fetching = None
 
     def _failed(self, error: str, exc: Exception) -> None:
-        """Keep the keys there are, and log each cause once."""
+        """Keep the current keys, and log each cause once."""
         cause = str(exc) or type(exc).__name__
         if cause != self._cause:
             log.warning("auth.jwks: %s: %s; %d keys stay in force", self._url_shown, cause, len(self.keys))
@@ -124,7 +124,7 @@ class Jwks:
 
     @property
     def _url_shown(self) -> str:
-        """Without its query, which may hold a key of ours."""
+        """The URL without its query, which may hold a secret of ours."""
         return urlsplit(self._settings.jwt_jwks_url)._replace(query="").geturl()
 
     def _accept(self, document: Any) -> None:
@@ -155,9 +155,9 @@ def fetch(url: str, timeout: float = TIMEOUT) -> Any:
     """The JSON document at an http or https url, without the environment's proxies.
 
     Raises:
-        OSError: If there is no complete answer within the time limit.
-        ValueError: If the answer is no success, too large, no JSON, or a redirect that is not followed; the text names
-            no address.
+        OSError: No complete answer came within the time limit.
+        ValueError: The answer is an error, too large, not JSON, or a redirect that is not followed; the message
+            contains no address.
     """
     opener = urllib.request.OpenerDirector()  # bare: no file, ftp or data urls, and no proxies
     for handler in (
@@ -186,6 +186,6 @@ def fetch(url: str, timeout: float = TIMEOUT) -> Any:
         exc.close()
         raise ValueError(f"the answer is {exc.code}") from exc
     except http.client.HTTPException as exc:
-        raise OSError(f"what came is no HTTP: {exc!r}") from exc
+        raise OSError(f"the answer is not HTTP: {exc!r}") from exc
     except RecursionError as exc:
         raise ValueError("the answer is nested too deeply") from exc

@@ -1,6 +1,6 @@
-"""The second room: who is it? Puts an Identification into ``scope["identity"]``, for HTTP and WebSocket alike.
+"""Authentication: puts an Identification into ``scope["identity"]``, for HTTP and WebSocket alike.
 
-It refuses nobody: what a bad token means depends on the route, and that is for `relay.access` to judge.
+It refuses nobody: what a bad token means depends on the route, which `relay.access` judges.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from relay.identity.tickets import InvalidTicket, Tickets
 from relay.identity.tokens import Verifier, choose
 from relay.typing import ASGIApp, Receive, Scope, Send
 
-MOST_TOKENS = 16  # in one request that are verified; browsers and proxies together make two or three
+MOST_TOKENS = 16  # verified per request; browsers and proxies together send two or three
 
 
 class Examiner:
-    """Judges tokens by all there is to know about them: signature, claims, time and revocation."""
+    """Judges tokens by signature, claims, time and revocation."""
 
     def __init__(self, verifier: Verifier, revocations: Revocations) -> None:
         self.verifier, self.revocations = verifier, revocations
 
     async def identify(self, found: Sequence[Found]) -> Identification:
-        """Name the one who presents these tokens.
+        """Identify the client that sent these tokens.
 
-        Waits only while a key is fetched that could make one of them valid.
+        Waits only for the fetch of a key that could make one of them valid.
         """
         if self.verifier.jwks is not None:
             self.verifier.jwks.refresh_if_due()
@@ -41,11 +41,11 @@ class Examiner:
         return who
 
     def examine(self, found: Sequence[Found]) -> Identification:
-        """The same with the keys at hand."""
+        """Like `identify`, with the keys already fetched."""
         if not found:
             return NOBODY
         if len({value for _, value in found}) > MOST_TOKENS:
-            detail = f"{len(found)} tokens in one request, at most {MOST_TOKENS} different ones are looked at"
+            detail = f"{len(found)} tokens in one request; at most {MOST_TOKENS} different ones are verified"
             return choose(
                 [Presented(place, value, None, "invalid_token", detail, judged=False) for place, value in found]
             )
@@ -69,7 +69,7 @@ class IdentityMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in ("http", "websocket"):
-            # Into the scope itself, not a copy: whoever logs the request around us names its user.
+            # Into the scope itself, not a copy, so that outer layers can log the user.
             scope["identity"] = await self._identify(scope)
         await self._app(scope, receive, send)
 
@@ -83,7 +83,7 @@ class IdentityMiddleware:
         return who
 
     async def _redeem(self, tickets: set[str], scope: Scope, beside: Identification) -> Identification:
-        """Let the ticket decide; the tokens beside it are kept in mind only to be taken out of the request."""
+        """Let the ticket decide; tokens sent with it are kept only so that they can be removed from the request."""
         origin = field(scope["headers"], b"origin") or ""
         refused = replace(beside, identity=None, place="")
         if len(tickets) > 1:

@@ -1,4 +1,4 @@
-"""What the gateway knows about the one who asks. Pure data: nothing here awaits, logs or touches a database."""
+"""What the gateway knows about a client. Pure data: nothing here awaits, logs or uses the database."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 TokenPlace = Literal["header", "cookie", "query", "subprotocol"]
-"""Where a token was found, in the order in which the places count."""
+"""Where a token was found, in order of precedence."""
 
 Place = Literal["header", "cookie", "query", "subprotocol", "ticket", ""]
 """Where an identity came from: a token's place, a ticket, or nowhere."""
@@ -16,25 +16,25 @@ Place = Literal["header", "cookie", "query", "subprotocol", "ticket", ""]
 def fingerprint(token: str) -> str:
     """SHA-256, in hex, of a JWT without its signature.
 
-    What is signed is the token. A signature can be another and as good: of ECDSA's (r, s) there is always
-    (r, n - s), and with it a revoked token would come back under another name.
+    One token can have several valid signatures: with ECDSA, (r, n - s) is as good as (r, s). If the signature were
+    included, a revoked token could come back under another fingerprint.
     """
     return hashlib.sha256(token.rpartition(".")[0].encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A verified user, as one token states it.
+    """A verified user, according to one token.
 
     Attributes:
         user_id: Never empty; an integer claim in decimal.
         email: Empty if the token has none.
-        role: What the backend gets as ``X-User-Role``: one role as it is, a list comma-joined.
-        roles: The same, one by one: what a route's roles are compared with.
-        expires_at: Unix time after which nothing is allowed any more: ``exp`` plus ``JWT_LEEWAY``.
-        issued_at: ``iat`` as Unix time, None without one.
-        jti: The token's id, empty without one.
-        fingerprint: Names the token without giving it away; see `fingerprint`.
+        role: What the backend gets as ``X-User-Role``: a single role unchanged, a list comma-joined.
+        roles: The individual roles, which are compared with a route's.
+        expires_at: Unix time when the token stops being valid: ``exp`` plus ``JWT_LEEWAY``.
+        issued_at: ``iat`` as Unix time; None if there is none.
+        jti: The token's id; empty if there is none.
+        fingerprint: Identifies the token without revealing it; see `fingerprint`.
     """
 
     user_id: str
@@ -49,15 +49,15 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Presented:
-    """One token that came with a request, and what became of it.
+    """One token that came with a request, and the verdict on it.
 
     Attributes:
-        value: The token itself: needed to take it out of what is forwarded; not part of the ``repr``.
-        identity: Who it names, None if it does not count.
+        value: The token itself, needed to remove it from what is forwarded; not part of the ``repr``.
+        identity: The user it names; None if it does not count.
         code: Why it does not count: ``invalid_token``, ``expired_token`` or ``revoked_token``; empty if valid.
-        detail: The same for the log, without the token.
+        detail: The reason for the log, without the token.
         unknown_key: Whether a newer JWKS could still make it valid.
-        judged: False where there were too many to look at: it counts for nobody, and goes nowhere.
+        judged: False if there were too many tokens to verify: it identifies nobody, and is not forwarded.
     """
 
     place: TokenPlace
@@ -74,15 +74,15 @@ class Presented:
 
 @dataclass(frozen=True, slots=True)
 class Identification:
-    """The outcome for one request or handshake, as it stands in ``scope["identity"]``.
+    """The result for one request or handshake, stored in ``scope["identity"]``.
 
     Attributes:
-        identity: Who asks, None if nobody could be named.
+        identity: The client's identity; None if there is none.
         place: Where the identity came from; cross-site rules depend on it. Empty without an identity.
         code: Why there is none: ``no_token``, ``invalid_token``, ``expired_token``, ``revoked_token``,
             ``ambiguous_token``, ``invalid_ticket`` or, for a ticket, ``database_unavailable``; empty with an identity.
-        detail: The same for the log; never holds a token or a ticket.
-        presented: Every token looked at, valid or not, in the order of the places.
+        detail: The reason for the log; never contains a token or a ticket.
+        presented: Every token found, valid or not, in order of precedence.
     """
 
     identity: Identity | None
@@ -93,4 +93,4 @@ class Identification:
 
 
 NOBODY = Identification(None, code="no_token", detail="no token in any place")
-"""The identification of a request that presents nothing."""
+"""The identification of a request without any token."""

@@ -1,8 +1,7 @@
 """Where tokens travel: ``Authorization``, the cookie, the query parameter, the subprotocol list. Pure.
 
-Every copy counts, and each is read as a backend would read it (unquoted, percent-decoded): a token that the
-gateway overlooks would reach a backend unjudged. Whoever takes tokens out of a request reads them with the same
-functions.
+Every copy counts, and each is read as a backend would read it (unquoted, percent-decoded): a token that the gateway
+overlooks would reach a backend unjudged. The code that removes tokens from a request uses the same functions.
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ TICKET = b"ticket"
 """The query parameter of a handshake that carries a ticket."""
 
 _SUBPROTOCOL = b"bearer."
-_COOKIES = SimpleCookie()  # for its reading of quoted values only; it holds nothing
+_COOKIES = SimpleCookie()  # only to decode quoted values; it stores nothing
 
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """The places with the names that the settings give them; an empty name turns a place off."""
+    """The places, with their configured names; an empty name turns a place off."""
 
     cookie: str = "auth_token"
     query_param: str = "token"
@@ -39,9 +38,9 @@ class Places:
         object.__setattr__(self, "_query_param", self.query_param.encode())
 
     def find(self, scope: Scope) -> list[Found]:
-        """Every token of a request or handshake, in the order in which the places count.
+        """Every token in a request or handshake, in order of precedence.
 
-        Repeated fields, pairs, parameters and entries are all looked at; an empty value is no token.
+        Repeated fields, pairs, parameters and entries are all read; an empty value is not a token.
         """
         in_headers: list[Found] = []
         in_cookies: list[Found] = []
@@ -62,7 +61,7 @@ class Places:
 
 
 def bearer(value: bytes) -> str | None:
-    """The token of an ``Authorization`` value, maybe empty; None for any scheme but Bearer (RFC 6750 §2.1)."""
+    """The token in an ``Authorization`` value, possibly empty; None for schemes other than Bearer (RFC 6750 §2.1)."""
     scheme, *rest = value.split(None, 1)[:2] or [b""]
     if scheme.lower() != b"bearer":
         return None
@@ -70,7 +69,7 @@ def bearer(value: bytes) -> str | None:
 
 
 def cookies(value: bytes, name: bytes) -> Iterator[str]:
-    """The values of every pair of that name in a ``Cookie`` field (RFC 6265 §5.4)."""
+    """The values of all pairs with this name in a ``Cookie`` field (RFC 6265 §5.4)."""
     for pair in value.split(b";"):
         key, _, raw = pair.partition(b"=")
         if key.strip() == name:
@@ -78,7 +77,7 @@ def cookies(value: bytes, name: bytes) -> Iterator[str]:
 
 
 def cookie_value(raw: bytes) -> str:
-    """A cookie's value without the quotes and escapes that Python, Go or Node backends take off (RFC 6265 §4.1.1)."""
+    """A cookie's value without the quotes and escapes that Python, Go or Node backends remove (RFC 6265 §4.1.1)."""
     text = raw.strip().decode("latin-1")
     if text.startswith('"'):
         text = _COOKIES.value_decode(text)[0]
@@ -86,7 +85,7 @@ def cookie_value(raw: bytes) -> str:
 
 
 def parameters(query: bytes, name: bytes) -> Iterator[str]:
-    """The values of every parameter of that name, however it is encoded; none for an empty name."""
+    """The values of all parameters with this name, however it is encoded; none for an empty name."""
     if not name or (name not in query and b"%" not in query):
         return
     for pair in query.split(b"&"):
@@ -101,7 +100,7 @@ def form_decoded(text: bytes) -> bytes:
 
 
 def subprotocol_tokens(value: bytes) -> Iterator[str]:
-    """The tokens of ``bearer.<token>`` entries; the prefix in any case, as none of them may reach a backend."""
+    """The tokens in ``bearer.<token>`` entries, the prefix in upper or lower case: none may reach a backend."""
     for entry in value.split(b","):
         entry = entry.strip()
         if entry[: len(_SUBPROTOCOL)].lower() == _SUBPROTOCOL:

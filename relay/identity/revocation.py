@@ -1,8 +1,8 @@
-"""Whose token no longer counts, though it has not expired.
+"""Which tokens no longer count, though they have not expired.
 
-Each process keeps the list in memory and asks it for every request and handshake; rows in the database bring it to
-all of them (`relay.routing.watch`). A revoked token or jti is kept until the token would have ended by itself. A
-revoked user is kept for good: nobody knows how long the tokens live that were issued before.
+Each process keeps the list in memory and checks it for every request and handshake; it is updated from the database
+(`relay.routing.watch`). A revoked token or jti is kept until the token would have expired. A revoked user is kept
+permanently: the lifetime of tokens issued earlier is unknown.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from relay.identity.model import Identity
 from relay.models import Revocation
 from relay.routing.watch import RevocationEntry
 
-_SWEEP = 60.0  # s between two removals of what has expired
+_SWEEP = 60.0  # s between removals of expired entries
 
 
 def revokes(entry: RevocationEntry, identity: Identity | None) -> bool:
-    """Whether a revocation ends what lives by this identity; nobody is ever revoked."""
+    """Whether a revocation applies to an identity; never to None."""
     if identity is None:
         return False
     match entry.kind:
@@ -33,7 +33,7 @@ def revokes(entry: RevocationEntry, identity: Identity | None) -> bool:
 
 
 def _before(identity: Identity, revoked_at: float) -> bool:
-    """Whether a user's token was there at the revocation; one that doesn't say when it was issued may have been."""
+    """Whether a user's token was issued before the revocation; one without ``iat`` may have been."""
     return identity.issued_at is None or identity.issued_at <= revoked_at
 
 
@@ -46,13 +46,13 @@ class Revocations:
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
-        self._tokens: dict[str, float] = {}  # fingerprint → when it is over
+        self._tokens: dict[str, float] = {}  # fingerprint → when the token expires
         self._jtis: dict[str, float] = {}
         self._users: dict[str, float] = {}  # user id → revoked up to
         self._sweep_at = 0.0
 
     def add(self, entries: Iterable[RevocationEntry]) -> None:
-        """Put revocations in force. The same one twice is no error, and of two for a user the later counts."""
+        """Put revocations in force. Repeats are harmless; of two for the same user, the later counts."""
         for entry in entries:
             until = float("inf") if entry.expires_at is None else entry.expires_at
             if entry.kind == "user":
@@ -67,7 +67,7 @@ class Revocations:
                     del names[value]
 
     def check(self, identity: Identity) -> str | None:
-        """Why the identity counts no more, for the log; None while it does."""
+        """Why the identity no longer counts, for the log; None if it still does."""
         if identity.fingerprint in self._tokens:
             return "the token was revoked"
         if identity.jti and identity.jti in self._jtis:
@@ -79,7 +79,7 @@ class Revocations:
 
 
 def of_token(identity: Identity, now: float) -> RevocationEntry:
-    """The revocation of the token that an identity stands for."""
+    """The revocation of an identity's token."""
     return RevocationEntry("token", identity.fingerprint, now, identity.expires_at)
 
 
@@ -87,8 +87,8 @@ def record(entry: RevocationEntry, note: str = "") -> None:
     """Write a revocation to the database: every process puts it in force within a second.
 
     Raises:
-        django.core.exceptions.ValidationError: If the value is none for its kind.
-        django.db.Error: If the database can't be written.
+        django.core.exceptions.ValidationError: The value is not valid for its kind.
+        django.db.Error: The database can't be written.
     """
     row = Revocation(
         kind=entry.kind,
@@ -102,7 +102,7 @@ def record(entry: RevocationEntry, note: str = "") -> None:
 
 
 async def record_in_thread(entry: RevocationEntry, note: str = "") -> None:
-    """The same from the event loop.
+    """Like `record`, from the event loop.
 
     Raises:
         relay.database.DatabaseUnavailable: It was not written.

@@ -1,8 +1,7 @@
-"""Tickets: good for one handshake, within half a minute, on one path, from one origin.
+"""Tickets: valid for one handshake, for half a minute, on one path, from one origin.
 
-A browser can't set ``Authorization`` on a WebSocket, and a token in the URL ends up in histories and logs; a ticket
-there is worth nothing once it was used. The database holds its SHA-256 only, and the row that one process deletes no
-other finds.
+A browser can't set ``Authorization`` on a WebSocket, and a token in the URL ends up in histories and logs; a used
+ticket there is worthless. The database has only its SHA-256, and only the process that deletes the row can use it.
 """
 
 from __future__ import annotations
@@ -27,11 +26,11 @@ _FORM = re.compile(r"[A-Za-z0-9_-]{43}")  # 256 random bits in base64url
 
 
 class InvalidTicket(Exception):
-    """A ticket that opens nothing; ``str()`` says why, for the log, without the ticket."""
+    """A ticket that can't be used; ``str()`` says why, for the log, without the ticket."""
 
 
 class Tickets:
-    """Issues and redeems tickets, the database calls in threads.
+    """Issues and redeems tickets; database calls run in threads.
 
     Args:
         clock: Unix time.
@@ -44,11 +43,11 @@ class Tickets:
         """A fresh ticket for an identity.
 
         Args:
-            path: Decoded, the only one that it opens.
+            path: The only path it opens, decoded.
             origin: The only ``Origin`` that may use it; empty: only a handshake without one.
 
         Raises:
-            relay.database.DatabaseUnavailable: It could not be written.
+            relay.database.DatabaseUnavailable: The ticket could not be stored.
         """
         ticket = secrets.token_urlsafe(32)
         expires_at = datetime.fromtimestamp(self._clock() + LIFETIME, UTC)
@@ -57,19 +56,19 @@ class Tickets:
         return ticket
 
     async def redeem(self, ticket: str, path: str, origin: str) -> Identity:
-        """The identity of a ticket, which is used up by it.
+        """The identity for a ticket, which is used up.
 
-        A wrong path or origin uses it up as well: a ticket in wrong hands is dead.
+        A wrong path or origin uses it up as well: a stolen ticket is dead.
 
         Raises:
-            InvalidTicket: And why.
-            relay.database.DatabaseUnavailable: It could not be looked up.
+            InvalidTicket: The ticket can't be used.
+            relay.database.DatabaseUnavailable: The ticket could not be looked up.
         """
         if not _FORM.fullmatch(ticket):
-            raise InvalidTicket("no ticket of ours looks like this")
+            raise InvalidTicket("it does not have the form of a ticket")
         row = await database.in_thread(_take, _digest(ticket))
         if row is None:
-            raise InvalidTicket("unknown, or used already")
+            raise InvalidTicket("unknown, or already used")
         if row.expires_at.timestamp() <= self._clock():
             raise InvalidTicket(f"expired at {row.expires_at:%H:%M:%S}")
         if row.path != path:
@@ -87,6 +86,6 @@ def _digest(ticket: str) -> str:
 
 
 def _take(digest: str) -> Ticket | None:
-    """Read and delete a row; of several who try only the one whose delete found it gets it."""
+    """Read and delete a row; of several concurrent attempts, only the one that deletes it gets it."""
     row = Ticket.objects.filter(digest=digest).first()
     return row if row is not None and Ticket.objects.filter(pk=row.pk).delete()[0] else None

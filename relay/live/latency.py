@@ -1,7 +1,7 @@
 """How long answers take, as counts in classes: cheap to take, and to be added up over processes and minutes. Pure.
 
-The classes grow by a fifth (four to a doubling), from a quarter of a millisecond to a minute; a quantile read from them
-is off by less than that.
+Each class is a fifth wider than the last (four per doubling), from a quarter of a millisecond to a minute; the error of
+a quantile is smaller than that.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from bisect import bisect_left
 from collections.abc import Sequence
 
 BOUNDS = tuple(0.00025 * 2 ** (step / 4) for step in range(4 * 18 + 1))
-"""Upper ends of the classes in seconds; what takes longer is in one more class."""
+"""Upper bounds of the classes in seconds; one more class has everything above."""
 
 CLASSES = len(BOUNDS) + 1
 
 
 class Latencies(dict[str, list[int]]):
-    """Counts by backend since the process began."""
+    """Counts by backend since the process started."""
 
     def __missing__(self, backend: str) -> list[int]:
         self[backend] = counts = [0] * CLASSES
@@ -28,9 +28,9 @@ class Latencies(dict[str, list[int]]):
 
 
 def quantile(counts: Sequence[int], q: float) -> float | None:
-    """The time in seconds that a share `q` of the answers took at most; None if there was none.
+    """The time in seconds within which a share `q` of the answers came; None if there were none.
 
-    Within a class the answers are taken to lie evenly; of the last one only its lower end is known.
+    Answers are assumed to be evenly distributed within a class; the last class counts as its lower bound.
     """
     wanted = q * sum(counts)
     if not wanted:

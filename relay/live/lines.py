@@ -1,8 +1,8 @@
-"""From a log record to one line on stdout: JSON for machines, or a short text for people at a terminal.
+"""Turn each log record into one line on stdout: JSON for machines, or short text for people at a terminal.
 
-An event of `relay.live.log` becomes a line of its fields; any other record, whoever wrote it, becomes the event ``log``
-with ``logger``, ``message`` and, where there is one, ``exception``. No value can end a line early or start another
-one: JSON is written in ASCII with every control character escaped, and the console's text escapes them likewise.
+An event of `relay.live.log` becomes a line of its fields; any other record becomes the event ``log`` with ``logger``,
+``message`` and, if there is one, ``exception``. No value can break a line or forge another: JSON is written in ASCII
+with every control character escaped, and the console's text escapes them too.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from relay.live.log import Event
 from relay.live.masking import Masker, suspects
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
-"""What every record has; anything else was given as ``extra``."""
+"""Attributes that every record has; any other was passed as ``extra``."""
 
 _encode_ascii = json.JSONEncoder(separators=(",", ":"), default=str).encode
 
 
 def _encode(fields: dict[str, object]) -> str:
-    """JSON in ASCII. orjson takes a tenth of json's time, but writes other characters as they are, and no surrogate."""
+    """JSON in ASCII. orjson takes a tenth of json's time, but leaves other characters as they are, or rejects them."""
     try:
         line = orjson.dumps(fields, default=str).decode()
     except TypeError:
@@ -43,14 +43,14 @@ def _encode(fields: dict[str, object]) -> str:
 
 
 of_process: dict[str, object] = {}
-"""Fields of every line that this process writes: a worker's ``pid``."""
+"""Fields in every line that this process writes: a worker's ``pid``."""
 
 
 def fields_of(record: logging.LogRecord, head: Mapping[str, object] = MappingProxyType({})) -> dict[str, object]:
     """`head`, then ``event`` and the fields of a record; None values are left out.
 
-    An `Event` has a `fields` mapping. Of the other rooms' records what they gave as ``extra`` is told as well; a
-    library's is not (Django's holds whole requests).
+    An `Event` has a `fields` mapping. Our own modules' records include what they passed as ``extra``; a library's
+    don't (Django passes whole requests).
     """
     given = record.__dict__.get("fields")
     if given is not None:
@@ -68,7 +68,7 @@ def fields_of(record: logging.LogRecord, head: Mapping[str, object] = MappingPro
 
 
 def masked(fields: dict[str, object], masker: Masker) -> dict[str, object]:
-    """The same fields without secrets; what is neither text nor number becomes text first."""
+    """The fields without secrets; values other than text and numbers become text first."""
     return {key: value if isinstance(value, int | float) else masker.text(str(value)) for key, value in fields.items()}
 
 
@@ -76,7 +76,7 @@ class JsonFormatter(logging.Formatter):
     """``{"time": …, "level": …, "event": …, …}``; the time is RFC 3339 in UTC, to the millisecond.
 
     Args:
-        secret_names: The configured cookie and query parameter, beside the names that are always masked.
+        secret_names: The configured cookie and query parameter, in addition to the names that are always masked.
     """
 
     def __init__(self, secret_names: Iterable[str] = ()) -> None:
@@ -108,7 +108,7 @@ class ConsoleFormatter(logging.Formatter):
 
     Args:
         secret_names: As in `JsonFormatter`.
-        colours: Mark warnings and errors by terminal colours.
+        colours: Colour warnings and errors.
     """
 
     def __init__(self, secret_names: Iterable[str] = (), *, colours: bool = False) -> None:
@@ -137,19 +137,19 @@ def _value(value: object) -> str:
 
 
 def printable(text: str) -> str:
-    """The text with what could move a terminal's cursor, end a line or turn the reading direction made visible."""
+    """The text with escapes for whatever could move the cursor, break the line or change the text direction."""
     return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 class StdoutHandler(logging.Handler):
-    """Writes lines to stdout, and outlives it.
+    """Writes lines to stdout, and survives its loss.
 
-    The events of one turn of the event loop are written together, at its end: under load a turn has a dozen, and they
-    take half the time then. Whatever else is logged, and any warning, goes out at once, behind what waits.
+    The events of one turn of the event loop are written together, at its end: under load a turn has a dozen, and this
+    halves the time. Any other record, and any warning, goes out at once, after the events that are waiting.
 
-    A full pipe makes the writer wait, as it does any program's: no line is lost. A stdout that is gone is told once on
-    stderr, and never fails the request that wanted to log. The file descriptor is written to, not Python's buffer over
-    it: what a failed write leaves in that buffer would fail once more, and with it the exit status.
+    A full pipe blocks the writer, as in any program: no line is lost. The loss of stdout is reported once on stderr,
+    and never fails the request that logged. Lines bypass Python's buffer: what a failed write leaves there would fail
+    again at exit, and change the exit status.
     """
 
     def __init__(self) -> None:
@@ -173,12 +173,16 @@ class StdoutHandler(logging.Handler):
             self._flush_at_end()
 
     def flush(self) -> None:
-        """Write what waits; `logging.shutdown` calls this, too, when the process ends."""
+        """Write the waiting records; `logging.shutdown` also calls this when the process ends."""
         self.acquire()
         try:
             for text in _packed(self._line(self._waiting.popleft()) for _ in range(len(self._waiting))):
                 _write(sys.stdout, text)
-        except (OSError, ValueError, AttributeError) as exc:  # ValueError: it is closed; AttributeError: there is none
+        except (
+            OSError,
+            ValueError,
+            AttributeError,
+        ) as exc:  # ValueError: stdout is closed; AttributeError: there is none
             self._lost(exc)
         finally:
             self.release()
@@ -186,7 +190,7 @@ class StdoutHandler(logging.Handler):
     def _line(self, record: logging.LogRecord) -> str:
         try:
             return self.format(record) + "\n"
-        except Exception:  # a field that can't be formatted is a bug of ours: the line is lost, the request isn't
+        except Exception:  # an unformattable field is our bug: drop the line, not the request
             self.handleError(record)
             return ""
 
@@ -194,11 +198,11 @@ class StdoutHandler(logging.Handler):
         if not self._told and sys.stderr is not None:
             self._told = True
             with contextlib.suppress(OSError, ValueError):
-                sys.stderr.write(f"stdout can't be written, log lines are lost: {exc}\n")
+                sys.stderr.write(f"can't write to stdout, log lines are lost: {exc}\n")
 
 
 def _packed(lines: Iterable[str]) -> Iterator[str]:
-    """The lines joined, where several fit into one undivided write to a pipe."""
+    """The lines, joined as far as they fit into one atomic write to a pipe."""
     pack: list[str] = []
     size = 0
     for line in lines:
@@ -213,19 +217,19 @@ def _packed(lines: Iterable[str]) -> Iterator[str]:
 def _write(stream: TextIO, line: str) -> None:
     try:
         fd = stream.fileno()
-    except io.UnsupportedOperation:  # not a file: somebody collects what is written
+    except io.UnsupportedOperation:  # not a file: the output is being captured
         stream.write(line)
         return
     rest = memoryview(line.encode("utf-8", "backslashreplace"))
-    while rest:  # one write(2) but for a signal or a huge line; up to PIPE_BUF no other process' line comes in between
+    while rest:  # usually one write(2); up to PIPE_BUF, it is not interleaved with another process's
         try:
             rest = rest[os.write(fd, rest) :]
-        except BlockingIOError:  # who shares our end of the pipe made it non-blocking
+        except BlockingIOError:  # another process that shares our end of the pipe made it non-blocking
             os.set_blocking(fd, True)
 
 
 _QUIET = {
-    # What they write at DEBUG, and some at INFO, are payloads, headers and SQL with its parameters.
+    # At DEBUG, and some at INFO, they log payloads, headers, and SQL with its parameters.
     "websockets": "WARNING",
     "asyncio": "WARNING",
     "django.db": "WARNING",
@@ -240,7 +244,7 @@ _QUIET = {
 }
 
 _OWN_HANDLERS = ("django", "django.server", "uvicorn")
-"""They come with handlers of their own, whose lines no formatter of ours would have seen."""
+"""Loggers that come with their own handlers, whose lines would bypass our formatters."""
 
 
 def configure(log_format: str, log_level: str, secret_names: Iterable[str] = ()) -> dict[str, Any]:
@@ -248,8 +252,8 @@ def configure(log_format: str, log_level: str, secret_names: Iterable[str] = ())
 
     Args:
         log_format: ``json`` or ``console``; empty: ``console`` on a terminal.
-        log_level: Least level that is written; the loggers in `_QUIET` keep theirs where it is higher.
-        secret_names: The configured cookie and query parameter, masked wherever they show.
+        log_level: The lowest level that is written; loggers in `_QUIET` keep theirs if it is higher.
+        secret_names: The configured cookie and query parameter, masked wherever they appear.
     """
     terminal = _on_a_terminal()
     console = log_format == "console" or (not log_format and terminal)

@@ -1,24 +1,24 @@
-"""What the log says: one line per event, the same fields everywhere (contract, section 9).
+"""The log's events: one line each, with the same field names everywhere (contract, section 9).
 
 ====================  =======  ==========================================================================
 event                 level    when
 ====================  =======  ==========================================================================
-``http.request``      INFO     a request was answered, by the backend or by a page of ours
-``http.refused``      INFO     a request got no further; WARNING where the status is 5xx
+``http.request``      INFO     a request was answered, by the backend or by one of our pages
+``http.refused``      INFO     a request was refused; WARNING if the status is 5xx
 ``ws.open``           INFO     a WebSocket was accepted
-``ws.close``          INFO     it ended: the story of its life
-``ws.refused``        INFO     a handshake got no further; WARNING where the status is 5xx
+``ws.close``          INFO     a WebSocket ended: the summary of its life
+``ws.refused``        INFO     a handshake was refused; WARNING if the status is 5xx
 ``backend.error``     WARNING  a backend failed: the exact cause
-``config.changed``    INFO     another configuration is in force
+``config.changed``    INFO     a new configuration is in force
 ``config.stale``      WARNING  the database can't be read: the last good configuration stays in force
 ``auth.revoked``      INFO     a token or a user was revoked
 ``server.start``      INFO     the server listens
-``server.drain``      INFO     the server stops taking work
-``log``               any      what anything else wrote
+``server.drain``      INFO     the server stops accepting work
+``log``               any      any other log record
 ====================  =======  ==========================================================================
 
-Durations are given in seconds and logged as milliseconds. A field that is None is left out. Paths are logged without
-their query. None of these functions takes a token, a ticket or a cookie; `relay.live.masking` guards the rest.
+Durations are passed in seconds and logged in milliseconds. Fields that are None are left out. Paths are logged without
+their query. None of these functions takes a token, ticket or cookie; `relay.live.masking` covers other log records.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("relay")
 
 listeners: list[Callable[[str, Mapping[str, Any]], object]] = []
-"""Told of every refusal and failure of a backend, event and fields, whatever the log's level; in the event's thread."""
+"""Called with every refusal and backend failure (event and fields) at any log level, in the event's thread."""
 
 Observer = Callable[[str, Mapping[str, Any]], object]
 
@@ -45,16 +45,16 @@ _LEVEL_NAMES = {number: name for name, number in logging.getLevelNamesMapping().
 
 
 def observe(observer: Observer | None) -> None:
-    """Tell somebody every event, with its fields, whatever the log's level; in the event's thread and context.
+    """Call an observer with every event and its fields, at any log level, in the event's thread and context.
 
-    One at a time, and None ends it: what nobody observes costs nothing (`relay.tracing`).
+    There is one observer at a time, and None removes it: without one there is no cost (`relay.tracing`).
     """
     global _observer
     _observer = observer
 
 
 def is_observed() -> bool:
-    """Whether somebody is told every event in the event's own context."""
+    """Whether there is an observer, which needs every event in that event's own context."""
     return _observer is not None
 
 
@@ -73,13 +73,13 @@ def http_request(
     bytes_to_backend: int = 0,
     bytes_to_client: int = 0,
 ) -> None:
-    """``http.request``: the whole answer went out, or broke off.
+    """``http.request``: the response was sent completely, or broke off.
 
     Args:
-        duration: Seconds from the request's head to the end of the answer.
-        url: Of a backend with several, the one that answered.
-        bytes_to_backend: Of the request's body.
-        bytes_to_client: Of the response's body.
+        duration: Seconds from the request's head to the end of the response.
+        url: The backend's url that answered, if it has several.
+        bytes_to_backend: Bytes of the request's body.
+        bytes_to_client: Bytes of the response's body.
     """
     _event(
         logging.INFO,
@@ -115,7 +115,7 @@ def http_refused(
     route: str | None = None,
     backend: str | None = None,
 ) -> None:
-    """``http.refused``: a request got no further; `detail` says what was compared with what."""
+    """``http.refused``: a request was refused; `detail` says what was compared with what."""
     _trouble(
         _level_of(status),
         "http.refused",
@@ -151,8 +151,8 @@ def ws_open(
     """``ws.open``: a WebSocket was accepted.
 
     Args:
-        duration: Of the handshake, the backend's included.
-        url: Of a backend with several, the one that accepted it.
+        duration: Seconds for the handshake, including the backend's.
+        url: The backend's url that accepted it, if it has several.
     """
     _event(
         logging.INFO,
@@ -189,9 +189,9 @@ def ws_close(
     """``ws.close``: a WebSocket ended.
 
     Args:
-        close_code: As the client sent or got it; 1005: a close frame without a code, 1006: none (RFC 6455 §7.4.1).
-        reason: Of the close frame.
-        detail: What happened, where the code alone doesn't say it.
+        close_code: As the client sent or got it; 1005: a close frame without a code, 1006: no frame (RFC 6455 §7.4.1).
+        reason: The close frame's reason.
+        detail: What happened, if the code alone doesn't say it.
     """
     _event(
         logging.INFO,
@@ -226,7 +226,7 @@ def ws_refused(
     route: str | None = None,
     backend: str | None = None,
 ) -> None:
-    """``ws.refused``: a handshake got no further; with `close_code` it was accepted and closed instead."""
+    """``ws.refused``: a handshake was refused; with `close_code` it was accepted and then closed."""
     _trouble(
         _level_of(status),
         "ws.refused",
@@ -285,10 +285,10 @@ def config_changed(
     changed: Sequence[str] | None = None,
     sockets_closed: int = 0,
 ) -> None:
-    """``config.changed``: another configuration is in force, of so many rows; so many sockets ended by it.
+    """``config.changed``: a new configuration is in force, with the numbers of its rows and of sockets it closed.
 
     Args:
-        changed: The rows that differ from the last one; None for the first.
+        changed: The rows that differ from the previous configuration; None for the first.
     """
     _event(
         logging.INFO,
@@ -305,18 +305,18 @@ def config_changed(
 
 
 def config_stale(*, age: float, detail: str) -> None:
-    """``config.stale``: the configuration in force was last read `age` seconds ago, and why not since."""
+    """``config.stale``: the configuration in force was last read `age` seconds ago; `detail` says why not since."""
     _event(logging.WARNING, "config.stale", {"age_seconds": round(age, 1), "detail": detail})
 
 
 def auth_revoked(
     *, entries: int = 1, sockets_closed: int = 0, kind: str | None = None, value: str | None = None
 ) -> None:
-    """``auth.revoked``: so many revocations came into force, and so many sockets ended by them.
+    """``auth.revoked``: revocations came into force, and closed `sockets_closed` sockets.
 
     Args:
-        kind: Of a single one: ``user``, ``jti`` or ``token``.
-        value: Of a single one: the user's id, the jti, or the fingerprint of the token.
+        kind: For a single one: ``user``, ``jti`` or ``token``.
+        value: For a single one: the user's id, the jti, or the token's fingerprint.
     """
     _event(
         logging.INFO,
@@ -326,7 +326,7 @@ def auth_revoked(
 
 
 def server_start(*, version: str, pid: int, listening: str, workers: int = 1, detail: str | None = None) -> None:
-    """``server.start``: `listening` is what a client can connect to."""
+    """``server.start``: the server accepts connections at `listening`."""
     _event(
         logging.INFO,
         "server.start",
@@ -335,7 +335,7 @@ def server_start(*, version: str, pid: int, listening: str, workers: int = 1, de
 
 
 def server_drain(*, sockets: int, seconds: float, requests: int | None = None, signal: str | None = None) -> None:
-    """``server.drain``: no new work from now on; what is going on has so many seconds to end."""
+    """``server.drain``: no new work is accepted; current work has `seconds` to finish."""
     _event(
         logging.INFO,
         "server.drain",
@@ -344,7 +344,7 @@ def server_drain(*, sockets: int, seconds: float, requests: int | None = None, s
 
 
 def _trouble(level: int, event: str, fields: Mapping[str, object]) -> None:
-    """An event that the admin explains as well, even where the log leaves it out."""
+    """Log an event that the admin shows as well, even if the log level hides it."""
     for listener in listeners:
         listener(event, fields)
     _event(level, event, fields)
@@ -358,9 +358,9 @@ def _event(level: int, event: str, fields: Mapping[str, object]) -> None:
 
 
 class Event(logging.LogRecord):
-    """The record of an event: every attribute that a formatter or handler may want, at a fifth of the usual cost.
+    """The log record of an event: every attribute that a formatter or handler may need, at a fifth of the usual cost.
 
-    `LogRecord` itself looks for the caller, the thread and the process, which no line of ours tells.
+    `LogRecord` itself determines the caller, thread and process, which our lines don't include.
     """
 
     _SAME = vars(
@@ -381,12 +381,12 @@ class Event(logging.LogRecord):
 
 
 def _level_of(status: int) -> int:
-    """A refusal is the client's matter, but where the status says that it is ours or the backend's."""
+    """A refusal is the client's problem, unless the status says that it is ours or the backend's."""
     return logging.WARNING if status >= 500 else logging.INFO
 
 
 def without_query(path: str) -> str:
-    """A path as it is logged: no longer than any that a person will read."""
+    """A path as it is logged: without the query, and not too long to read."""
     return path.partition("?")[0][:_LONGEST_PATH]
 
 

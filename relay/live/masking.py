@@ -1,15 +1,15 @@
-"""The last line of defence against a secret in the log. Pure.
+"""The last line of defence against secrets in the log. Pure.
 
-Nothing of ours puts a token, a ticket or a cookie value into a record; what libraries write about a request
-(at DEBUG, in a ``repr``, in the text of an exception) can't be known beforehand. So every text is searched for
-what secrets look like before it becomes a line:
+Our own code never logs a token, a ticket or a cookie value, but what libraries log about a request (at DEBUG, in a
+``repr``, in an exception's text) can't be predicted. So every text is searched for anything that looks like a secret
+before it becomes a line:
 
 - a JWT anywhere: base64url parts with dots, the first beginning as ``{"`` does in base64url (RFC 7519 §3.1);
-- what follows ``Bearer`` or ``bearer.`` (RFC 6750 §2.1, and our subprotocol entry);
-- the value of a parameter, cookie or key by a secret's name: ``token=…``, ``"ticket": "…"``, ``('token', '…')``;
-- what follows the name of a field that holds credentials: ``Cookie:``, ``Set-Cookie:``, ``Authorization:``.
+- whatever follows ``Bearer`` or ``bearer.`` (RFC 6750 §2.1, and our subprotocol entry);
+- the value of a parameter, cookie or key with a secret's name: ``token=…``, ``"ticket": "…"``, ``('token', '…')``;
+- whatever follows the name of a field with credentials: ``Cookie:``, ``Set-Cookie:``, ``Authorization:``.
 
-It rather takes a harmless word too many than leaves a secret.
+When in doubt, it masks.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from collections.abc import Iterable
 MASK = "***"
 
 SECRET_NAMES = ("token", "ticket", "previous", "secret", "password", "sessionid", "csrftoken")
-"""Names of parameters, cookies and keys whose value is a secret, also as the end of a name: ``auth_token``."""
+"""Names, or endings of names (``auth_token``), of parameters, cookies and keys whose value is a secret."""
 
-# No word boundaries: in the repr of bytes, the "n" of a line end stands before a field's name.
-# Every pattern takes time in proportion to the text: a stranger decides what it holds.
+# No word boundaries: in the repr of bytes, the "n" of a "\n" comes right before a field's name.
+# Every pattern takes time proportional to the text, whose content a stranger decides.
 _WORD = re.compile(r"[A-Za-z0-9_.-]+")
 _JWT = re.compile(r"ey[AIJ]")
 _BEARER = re.compile(r"(bearer(?:\.|\s+|%20|\+))[^\s\"',;&\\]+", re.IGNORECASE)
 _CREDENTIALS = re.compile(r"((?:cookie|authorization)(?:\s*[:=]\s*|['\"]\s*[:,]\s*)b?['\"]?)[^'\"\r\n]+", re.IGNORECASE)
 _HINTS = ("=", "'", "\\", "bearer", "cookie", "authorization")
 _JWT_HINTS = ("eyj", "eyi", "eya")
-"""Without any of them in lowercase JSON, no pattern of ours matches; ordinary lines have none."""
+"""If lowercase JSON contains none of these or of `_HINTS`, no pattern matches; ordinary lines contain none."""
 
 
 class Masker:
-    """Replaces whatever looks like a secret by ``***``.
+    """Replaces whatever looks like a secret with ``***``.
 
     Args:
-        names: Further names of secrets: the configured cookie and query parameter.
+        names: More names of secrets: the configured cookie and query parameter.
     """
 
     def __init__(self, names: Iterable[str] = ()) -> None:
@@ -46,7 +46,7 @@ class Masker:
         self._named = re.compile(rf"((?:{secret})(?:=|['\"]\s*[:,=]\s*b?['\"]))[^&;\s\"'<>\\]+", re.IGNORECASE)
 
     def text(self, text: str) -> str:
-        """The text without its secrets; each pattern is tried only where its mark is in the text."""
+        """The text without its secrets; each pattern is tried only if the text contains its hint."""
         lower = text.lower()
         if "ey" in lower:
             text = _WORD.sub(_without_jwt, text)
@@ -67,7 +67,7 @@ def _without_jwt(word: re.Match[str]) -> str:
 
 
 def suspects(line: str) -> bool:
-    """Whether a line of JSON could hold a secret: a quick look, so that an ordinary line costs next to nothing."""
+    """Whether a line of JSON could contain a secret: a quick check, so that ordinary lines cost almost nothing."""
     lower = line.lower()
     for hint in _HINTS:
         if hint in lower:

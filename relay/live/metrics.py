@@ -1,8 +1,8 @@
-"""What Prometheus may scrape (contract, section 9), summed over the worker processes.
+"""Metrics for Prometheus (contract, section 9), summed over the worker processes.
 
-With one process the numbers live in memory. With several, `share` names a directory before the workers start, and
-prometheus_client keeps each process's numbers in files there: a worker that dies takes its gauges with it, its counts
-stay. Label values come from the configuration, our own codes and statuses: a client can't make a series.
+With one process, the values are kept in memory. With several, `share` sets a directory before the workers start, and
+prometheus_client keeps each process's values in files there: when a worker dies, its gauges disappear and its counts
+stay. Label values are from the configuration, our own codes and statuses: a client can't create a series.
 """
 
 from __future__ import annotations
@@ -29,38 +29,38 @@ if TYPE_CHECKING:
 
 CONTENT_TYPE = prometheus_client.CONTENT_TYPE_LATEST
 
-# A series with the time of its birth beside each counter: they double the page, and nobody asks.
+# The "_created" series double the page, and nobody uses them.
 prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _SHARED = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client's own name for it
 
 GaugeMode = Literal["livesum", "livemin", "livemax"]
-"""What the gauges of the live workers make together."""
+"""How the gauges of the live workers are combined."""
 
 Answer = tuple[str, str, int, float]
-"""Route and backend, empty where it was refused before they were known; status; seconds."""
+"""Route and backend, empty if the request was refused before they were known; status; seconds."""
 
 M = TypeVar("M", bound=MetricWrapperBase)
 
 
 def share(directory: str) -> None:
-    """Keep the metrics of this process and of those it starts in a directory, empty at the start of the server.
+    """Keep the metrics of this process and its children in a directory, which must be empty when the server starts.
 
-    Called once, by what starts the workers, before any of them makes its `Metrics`.
+    Called once by the supervisor, before any worker creates its `Metrics`.
     """
     os.environ[_SHARED] = directory
     values.ValueClass = values.get_value_class()  # type: ignore[no-untyped-call]  # chosen at import otherwise
 
 
 def forget_process(pid: int) -> None:
-    """Drop the gauges of a worker that is gone; called by what started it."""
+    """Drop the gauges of a worker that has ended; called by the supervisor."""
     if _SHARED in os.environ:
         mark_process_dead(pid)  # type: ignore[no-untyped-call]
 
 
 class _Series(dict[tuple[object, ...], M]):
-    """The series of a metric by label values: finding one here takes a third of the time of ``labels()``."""
+    """The series of a metric by label values: a lookup here takes a third of the time of ``labels()``."""
 
     def __init__(self, metric: M) -> None:
         super().__init__()
@@ -72,20 +72,20 @@ class _Series(dict[tuple[object, ...], M]):
 
 
 def _values(series: Mapping[tuple[object, ...], Counter | Gauge]) -> dict[tuple[Any, ...], int]:
-    """What this process has counted, by label values."""
+    """This process's counts, by label values."""
     return {labels: int(metric._value.get()) for labels, metric in series.items()}
 
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """What one process has counted since it began, and the sockets that live in it now.
+    """A process's counts since it started, and its current live sockets.
 
     Attributes:
-        errors: Requests answered with a status from 500.
-        messages: Relayed, both ways.
-        refusals: By code.
-        sockets: By route and backend.
-        latencies: By backend, counts in the classes of `relay.live.latency`.
+        errors: Requests answered with a status of 500 or above.
+        messages: Messages relayed, both ways.
+        refusals: Counts by code.
+        sockets: Counts by route and backend.
+        latencies: Counts by backend, in the classes of `relay.live.latency`.
     """
 
     requests: int
@@ -97,7 +97,7 @@ class Totals:
 
 
 class Metrics(Collector):
-    """The metrics of one process, and the page with those of all. A process that serves has one."""
+    """The metrics of one process, and the page with those of all. Each serving process has one instance."""
 
     def __init__(self) -> None:
         self._shared = _SHARED in os.environ
@@ -127,8 +127,8 @@ class Metrics(Collector):
         self._config_age = gauge("relay_config_age_seconds", "Since the configuration was last confirmed.", "livemax")
 
         self._backends: frozenset[str] = frozenset()
-        self._ended = Traffic()  # of the sockets that are gone
-        self._counted = list(Traffic())  # what the counters hold
+        self._ended = Traffic()  # of closed sockets
+        self._counted = list(Traffic())  # the counters' values
         self._latencies = Latencies()
         self._process = _SharedProcess(own) if self._shared else None
         if not self._shared:
@@ -137,7 +137,7 @@ class Metrics(Collector):
     # Events, as they happen.
 
     def http(self, answers: Iterable[Answer]) -> None:
-        """HTTP answers ended; those of one turn of the loop together cost half of what they cost one by one."""
+        """Count HTTP responses that ended in one turn of the loop: together they cost half as much as one by one."""
         counts: dict[tuple[str, str, int], int] = {}
         classes = [0] * (len(_SECONDS) + 1)
         total = 0.0
@@ -148,18 +148,18 @@ class Metrics(Collector):
             total += seconds
         for labels, count in counts.items():
             self._requests[labels].inc(count)
-        # As `Histogram.observe` does for one.
+        # As `Histogram.observe` does for a single one.
         self._seconds._sum.inc(total)
         for bucket, count in zip(self._seconds._buckets, classes, strict=True):
             if count:
                 bucket.inc(count)
 
     def answered(self, backend: str, seconds: float) -> None:
-        """A request was not refused: its backend, or we in its name, answered; see `Totals.latencies`."""
+        """A request that was not refused has been answered; see `Totals.latencies`."""
         self._latencies.observe(backend, seconds)
 
     def refusal(self, code: str) -> None:
-        """A request or handshake was refused with this code of ours."""
+        """A request or handshake was refused with this code."""
         self._refusals[(code,)].inc()
 
     def handshake(self, outcome: str) -> None:
@@ -174,7 +174,7 @@ class Metrics(Collector):
         """A WebSocket ended, and is no longer in the registry.
 
         Args:
-            code: As the client sent or got it; 1005: none was given, 1006: there was no frame.
+            code: As the client sent or got it; 1005: a close frame without a code, 1006: no frame.
         """
         self._connections[socket.route.path, socket.backend.name].dec()
         self._closes[close_label(code, by), by].inc()
@@ -183,15 +183,15 @@ class Metrics(Collector):
     # What is sampled.
 
     def flush(self, sockets: Iterable[LiveSocket], backends: Mapping[str, bool], config_age: float) -> None:
-        """Bring the sampled numbers up to date: at a scrape, and every few seconds where other processes are scraped.
+        """Update the sampled values: at a scrape, and every few seconds in case another process is scraped.
 
         Args:
-            sockets: The live ones, whose messages count while they live.
+            sockets: The live ones, whose messages count already.
             backends: Whether each enabled backend is up.
             config_age: Seconds since the configuration was last read or confirmed.
         """
         traffic = _sum(self._ended, *(socket.traffic for socket in sockets))
-        # A socket that has just left the registry may be missing here: the counters wait for it, they never fall.
+        # A socket that has just left the registry may be missing here: counters must not decrease, so they wait for it.
         for i, counter in enumerate(self._traffic):
             if traffic[i] > self._counted[i]:
                 counter.inc(traffic[i] - self._counted[i])
@@ -204,7 +204,7 @@ class Metrics(Collector):
             self._process.flush()
 
     def totals(self) -> Totals:
-        """What the admin shows of this process; `flush` goes before it."""
+        """This process's totals, for the admin; call `flush` first."""
         requests = _values(self._requests)
         return Totals(
             requests=sum(requests.values()),
@@ -216,13 +216,13 @@ class Metrics(Collector):
         )
 
     def render(self) -> bytes:
-        """The page in Prometheus' text format, of all processes; `flush` goes before it."""
+        """The metrics of all processes in Prometheus' text format; call `flush` first."""
         page = CollectorRegistry()
         page.register(self)
         return prometheus_client.generate_latest(page)
 
     def collect(self) -> Iterable[Metric]:
-        """Every metric; a backend that is no longer configured is neither up nor down."""
+        """Every metric; backends that are no longer configured are left out of ``relay_backend_up``."""
         source = MultiProcessCollector(None) if self._shared else self._own  # type: ignore[no-untyped-call]
         for metric in source.collect():
             if metric.name == "relay_backend_up":
@@ -231,7 +231,7 @@ class Metrics(Collector):
 
 
 class _SharedProcess:
-    """``process_*`` summed over the workers, which prometheus_client leaves out with several processes."""
+    """``process_*`` summed over the workers; prometheus_client omits them with several processes."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._cpu = Counter("process_cpu_seconds", "User and system CPU time.", registry=registry)
@@ -248,7 +248,7 @@ class _SharedProcess:
             for name, mode in modes.items()
         }
         self._collector = ProcessCollector(registry=None)
-        self.flush()  # a gauge that is not set yet would be everybody's least
+        self.flush()  # an unset gauge would count as 0 in a minimum
 
     def flush(self) -> None:
         cpu = time.process_time()
@@ -264,7 +264,7 @@ def _sum(*traffic: Traffic) -> Traffic:
 
 
 def close_label(code: int, by: ClosedBy) -> str:
-    """A close code as a label: peers choose freely from 3000-4999 (RFC 6455 §7.4.2): those are ``3xxx``, ``4xxx``."""
+    """A close code as a label; 3000-4999, which peers choose freely (RFC 6455 §7.4.2), become ``3xxx`` and ``4xxx``."""
     if code in range(1000, 1016) or by == "gateway":
         return str(code)
     return f"{code // 1000}xxx"

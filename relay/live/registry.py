@@ -1,12 +1,12 @@
-"""The live WebSockets of this process: whose they are, how many, and how to end them.
+"""The live WebSockets of this process: whose they are, how many there are, and how to close them.
 
-One registry per process, touched only from the event loop's thread: nothing here locks. Filing and
-forgetting a socket, and finding the sockets of a user or of a token, cost the same with ten sockets as with
-ten thousand. Other processes are reached by the database, and end up calling the same methods over there.
+There is one registry per process, used only from the event loop's thread, without locks. Adding and removing a
+socket, and finding the sockets of a user or a token, cost the same with ten sockets as with ten thousand. Other
+processes are reached through the database, and call the same methods.
 
-A handshake takes its place before it dials (``reserve``) and gives it back when its socket is gone
-(``release``): so two handshakes that arrive together can't both be the last one that the limit allows. It
-is known from before the dial too (``begin``), so that a fresh token of its user reaches it there.
+A handshake reserves its place before it dials (``reserve``) and returns it when its socket is gone (``release``), so
+that two simultaneous handshakes can't both take the last place within a limit. It is also registered before the dial
+(``begin``), so that its user can renew the token meanwhile.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-if TYPE_CHECKING:  # for the types only: at run time this room imports no other
+if TYPE_CHECKING:  # for types only: at run time this module imports no other
     from relay.identity.model import Identity
     from relay.routing.snapshot import Backend, Route, Url
     from relay.typing import Traffic
 
 RouteKey = tuple[str, str, tuple[str, ...]]
-"""(kind, path, methods): what makes a route the same route in two configurations."""
+"""(kind, path, methods): what identifies a route across configurations."""
 
 _TICK = 0.01
-"""Seconds between two batches of a spread ending: fine enough to be even, coarse enough to be cheap."""
+"""Seconds between batches when closings are spread out: short enough to be even, long enough to be cheap."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How the gateway ends a socket: what the client is told (RFC 6455 §7.4); a backend hears 1001 of all of them."""
+    """How the gateway closes a socket: the client's close code and reason (RFC 6455 §7.4); the backend gets 1001."""
 
     code: int
     reason: str = ""
@@ -46,19 +46,19 @@ DRAIN = Ending(1012, "service restart")
 
 
 class LiveSocket(Protocol):
-    """What a relayed WebSocket shows to the registry, the admin and the log."""
+    """A relayed WebSocket, as the registry, the admin and the log see it."""
 
     id: str
     route: Route
     backend: Backend
-    url: Url  # the one of the backend's that it is connected to
+    url: Url  # the backend's url that it is connected to
     origin: str  # empty if the client sent none
     client: str
     opened_at: float  # unix time
 
     @property
     def traffic(self) -> Traffic:
-        """What it has carried so far."""
+        """What it has relayed so far."""
 
     @property
     def identity(self) -> Identity | None:
@@ -66,10 +66,10 @@ class LiveSocket(Protocol):
 
     @identity.setter
     def identity(self, identity: Identity | None) -> None:
-        """Belong to this token from now on: its deadline, its revocation."""
+        """Switch to another token, with its expiry and revocation."""
 
     def end(self, ending: Ending) -> None:
-        """Begin to close both sides. Returns at once, never raises; the first call decides."""
+        """Start closing both sides. Returns at once and never raises; only the first call counts."""
 
 
 class Handshake:
@@ -104,37 +104,37 @@ class Registry:
         return iter(tuple(self._sockets.values()))
 
     def begin(self, handshake: Handshake) -> None:
-        """Let a handshake be renewed like a socket. Each one wants a ``finish``."""
+        """Register a handshake, so that it can be renewed like a socket. Each call needs a ``finish``."""
         if handshake.identity is not None:
             self._handshakes.setdefault(handshake.identity.fingerprint, set()).add(handshake)
 
     def finish(self, handshake: Handshake) -> None:
-        """Forget a handshake: it failed, or its socket is added. One that isn't there is no error."""
+        """Remove a handshake that failed, or whose socket has been added; an unknown one is not an error."""
         if handshake.identity is not None and (shelf := self._handshakes.get(handshake.identity.fingerprint)):
             shelf.discard(handshake)
             if not shelf:
                 del self._handshakes[handshake.identity.fingerprint]
 
     def add(self, socket: LiveSocket) -> None:
-        """File a socket that was accepted."""
+        """Add an accepted socket."""
         self._sockets[socket.id] = socket
         self._file(socket)
 
     def remove(self, socket: LiveSocket) -> None:
-        """Forget a socket; one that isn't filed is no error."""
+        """Remove a socket; an unknown one is not an error."""
         if self._sockets.pop(socket.id, None) is not None:
             self._unfile(socket)
 
     def get(self, socket_id: str) -> LiveSocket | None:
-        """Return the socket with this id."""
+        """Return the socket with this id, or None."""
         return self._sockets.get(socket_id)
 
     def of_user(self, user_id: str) -> tuple[LiveSocket, ...]:
-        """Return the sockets of a user, over all tokens."""
+        """Return the sockets of a user, with any token."""
         return tuple(self._by_user.get(user_id, {}).values())
 
     def by_fingerprint(self, fingerprint: str) -> tuple[LiveSocket, ...]:
-        """Return the sockets that live by the token with this fingerprint."""
+        """Return the sockets that belong to the token with this fingerprint."""
         return tuple(self._by_fingerprint.get(fingerprint, {}).values())
 
     def reauthenticate(
@@ -143,9 +143,9 @@ class Registry:
         """Move the user's sockets and handshakes from an old token to a fresh one of the same user.
 
         Args:
-            fingerprint: Of the old token.
-            identity: What the fresh token says. Sockets of another user stay as they are.
-            may: Whether the fresh token may do what a socket does; one that it may not ends with its old token.
+            fingerprint: The old token's.
+            identity: The fresh token's. Sockets of another user stay as they are.
+            may: Whether the fresh token allows a socket; if not, that socket ends with its old token.
         """
 
         def moves(it: LiveSocket | Handshake) -> bool:
@@ -164,10 +164,10 @@ class Registry:
     # Places: the limit of connections per user and route.
 
     def reserve(self, route_key: RouteKey, user_id: str, limit: int) -> bool:
-        """Take a place on a route for a handshake that begins; False when the user holds ``limit`` already.
+        """Take a place on a route for a new handshake; False if the user already has ``limit`` places.
 
-        A limit of 0 is none, yet the place counts, for a limit that a later configuration sets. Without a
-        user id (public route, no token) there is no user to limit. Each True wants one ``release``.
+        A limit of 0 means none, yet the place counts, in case a later configuration sets one. Without a user id
+        (public route, no token) there is no user to limit. Each True needs one ``release``.
         """
         if not user_id:
             return True
@@ -179,7 +179,7 @@ class Registry:
         return True
 
     def release(self, route_key: RouteKey, user_id: str) -> None:
-        """Give a place back: the handshake failed, or its socket is gone."""
+        """Return a place: the handshake failed, or its socket is gone."""
         key = (route_key, user_id)
         held = self._places.get(key, 0)
         if held > 1:
@@ -188,7 +188,7 @@ class Registry:
             self._places.pop(key, None)
 
     def count(self, route_key: RouteKey, user_id: str) -> int:
-        """Return how many places a user holds on a route: live sockets and handshakes under way."""
+        """Return how many places a user has on a route: live sockets and handshakes in progress."""
         return self._places.get((route_key, user_id), 0)
 
     def places(self) -> tuple[tuple[RouteKey, str], ...]:
@@ -198,10 +198,9 @@ class Registry:
     # The drain.
 
     async def end_all(self, ending: Ending, over_seconds: float) -> None:
-        """End every socket, evenly spread, so that the clients don't all come back in one moment.
+        """Close every socket, evenly spread, so that clients don't all reconnect at once.
 
-        Sockets that leave by themselves meanwhile are left out; those that were still added are ended at
-        the end.
+        Sockets that close by themselves meanwhile are skipped; those added meanwhile are closed at the end.
         """
         loop = asyncio.get_running_loop()
         started = loop.time()
@@ -240,8 +239,8 @@ class Registry:
 
 
 def end_each(sockets: Iterable[LiveSocket], ending: Ending) -> int:
-    """End these sockets; return how many."""
-    picked = tuple(sockets)  # before the first one ends, and perhaps leaves the registry
+    """Close these sockets; return how many."""
+    picked = tuple(sockets)  # before the first one closes, and may leave the registry
     for socket in picked:
         socket.end(ending)
     return len(picked)

@@ -1,4 +1,4 @@
-"""The end of one turn of the event loop: where what many did in it is done for all of them at once."""
+"""Batch work at the end of a turn of the event loop."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Callable
 
 
 class AtEnd:
-    """Calls a function once everything that is ready now has run, however often it is asked to in that turn.
+    """Calls a function once, after everything that is ready now has run, however often it is requested in that turn.
 
-    Where no loop runs, in a command or another thread, it calls it at once.
+    If no loop runs (in a command or another thread), the function is called at once.
     """
 
     __slots__ = ("_call", "_loop")
 
     def __init__(self, call: Callable[[], object]) -> None:
         self._call = call
-        self._loop: asyncio.AbstractEventLoop | None = None  # in which it will be called
+        self._loop: asyncio.AbstractEventLoop | None = None  # which will call it
 
     def __call__(self) -> None:
         try:

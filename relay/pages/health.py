@@ -1,6 +1,6 @@
-"""Is the gateway there, does it take work, are the backends well? For orchestrators, load balancers and people.
+"""Whether the gateway runs, accepts work, and has healthy backends; for orchestrators, load balancers and people.
 
-Anybody may ask, so nothing here names an address or says why: that is in the log and in the admin.
+The pages are public, so they contain no addresses or causes: those are in the log and the admin.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
 
 @only("GET", "HEAD")
 async def live(request: RelayRequest) -> HttpResponse:
-    """200 while the process runs; an orchestrator restarts it otherwise."""
+    """200 while the process runs; otherwise an orchestrator restarts it."""
     return _answer({"success": True, "status": "alive"}, well=True)
 
 
 @only("GET", "HEAD")
 async def ready(request: RelayRequest) -> HttpResponse:
-    """503 while draining or without a configuration; a load balancer sends work elsewhere then."""
+    """503 while draining or without a configuration: a load balancer then sends work elsewhere."""
     well = request.runtime.ready
     return _answer({"success": well, "status": "ready" if well else _state(request.runtime)}, well)
 
 
 @only("GET", "HEAD")
 async def health(request: RelayRequest) -> HttpResponse:
-    """Each enabled backend's health; 503 when one is not well. Warnings alone leave it 200."""
+    """Each enabled backend's health; 503 if one is unhealthy. Warnings alone leave the status at 200."""
     runtime = request.runtime
     services = {name: {"healthy": state.healthy} for name, state in runtime.connector.status().items()}
     well = runtime.started and all(service["healthy"] for service in services.values())

@@ -1,4 +1,4 @@
-"""``/gateway/logout``: the token counts no more, and its sockets end (contract, section 7)."""
+"""``/gateway/logout``: revokes the token and closes its sockets (contract, section 7)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from relay.identity.model import Identity
 from relay.pages.posts import for_token_holders
 
 STALE = frozenset({"invalid_token", "expired_token", "revoked_token"})
-"""Refusals of a token that nobody can log out of any more. Of two different valid ones, neither is to be lost."""
+"""Codes of tokens that can be forgotten, as nobody can log out of them. Two different valid ones are both kept."""
 
 SECURE_PREFIXES = ("__host-", "__secure-")
 """Browsers take a cookie so named only with ``Secure`` (RFC 6265bis §4.1.3), however plain the way to us looks: TLS may
@@ -27,10 +27,10 @@ end before a proxy that says nothing of it. ``__Host-`` also wants ``Path=/`` an
 
 
 async def logout(request: RelayRequest) -> HttpResponseBase:
-    """Revoke the token everywhere, and clear the cookie; one whose token counts no more is cleared with the refusal.
+    """Revoke the token everywhere, and clear the cookie; a cookie with a stale token is cleared along with the refusal.
 
-    It counts no more in this process when the answer goes out; other processes, and all of its sockets, follow within a
-    second. A cookie that was set with a ``Domain`` is for whoever set it to clear.
+    In this process the token is revoked before the answer goes out; other processes follow within a second, and so do
+    all its sockets. A cookie that was set with a ``Domain`` has to be cleared by whoever set it.
     """
     response = await _revoke(request)
     if isinstance(response, RelayedResponse) and response.status_code == 401 and _has_stale_cookie(request):
@@ -53,7 +53,7 @@ async def _revoke(request: RelayRequest, identity: Identity, body: dict[str, Any
 
 
 def _has_stale_cookie(request: RelayRequest) -> bool:
-    """Whether the cookie's token counts no more, and it is not another site that wants it gone."""
+    """Whether the cookie's token no longer counts, and the request is not from another site."""
     who = request.identification
     if who.code not in STALE or all(presented.place != "cookie" for presented in who.presented):
         return False
@@ -61,7 +61,7 @@ def _has_stale_cookie(request: RelayRequest) -> bool:
 
 
 def _cleared_cookie(request: RelayRequest) -> SimpleCookie:
-    """``JWT_COOKIE`` with nothing in it, for a browser to forget; none where cookies are not looked at."""
+    """A ``JWT_COOKIE`` that makes the browser forget it; none if token cookies are turned off."""
     response = HttpResponse()
     if name := request.runtime.settings.jwt_cookie:
         secure = request.arrival.scheme == "https" or name.lower().startswith(SECURE_PREFIXES)

@@ -1,4 +1,4 @@
-"""Which methods a page of the gateway answers."""
+"""Restrict the gateway's own pages to certain methods."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ View = Callable[[RelayRequest], Coroutine[Any, Any, HttpResponseBase]]
 
 
 def only(*methods: str) -> Callable[[View], View]:
-    """Answer other methods with 405 and the ones there are (RFC 9110 §15.5.6)."""
+    """Answer other methods with 405 and an ``Allow`` field (RFC 9110 §15.5.6)."""
     allowed = ", ".join(methods)
 
     def decorate(view: View) -> View:
@@ -25,7 +25,7 @@ def only(*methods: str) -> Callable[[View], View]:
             if request.method in methods:
                 return await view(request)
             response = refused(
-                request, Refusal("method_not_allowed", f"{request.method} on a page that takes {allowed}")
+                request, Refusal("method_not_allowed", f"{request.method} on a page that accepts {allowed}")
             )
             others = [field for field in response.raw_headers if field[0] != b"allow"]
             response.raw_headers = [*others, (b"allow", allowed.encode())]

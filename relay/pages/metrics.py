@@ -1,4 +1,4 @@
-"""The page that Prometheus scrapes. It tells much about the traffic, so it is not for everybody."""
+"""The page that Prometheus scrapes. It reveals much about the traffic, so access is restricted."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NOT_FROM_ELSEWHERE = "Metrics are for the gateway's own machine; set METRICS_TOK
 
 @only("GET", "HEAD")
 async def metrics(request: RelayRequest) -> HttpResponseBase:
-    """The numbers of all worker processes; 401 or 403 for whom they are not."""
+    """The metrics of all worker processes; 401 or 403 for clients that may not see them."""
     if refusal := _refusal(request):
         return refused(request, refusal)
     request.runtime.flush_metrics()
@@ -31,7 +31,7 @@ async def metrics(request: RelayRequest) -> HttpResponseBase:
 
 
 def _refusal(request: RelayRequest) -> Refusal | None:
-    """With ``METRICS_TOKEN``, whoever has it may; without, only a client on this machine."""
+    """If ``METRICS_TOKEN`` is set, it is required; otherwise only a client on this machine is let in."""
     wanted = request.runtime.settings.metrics_token
     if not wanted:
         if on_this_machine(request.arrival, request.raw_headers):
@@ -43,7 +43,7 @@ def _refusal(request: RelayRequest) -> Refusal | None:
         return Refusal("role_required", detail, said=NOT_FROM_ELSEWHERE)
     scheme, _, given = (request.field(b"authorization") or "").strip().partition(" ")
     if scheme.lower() != "bearer" or not given:
-        return Refusal("no_token", "the metrics want Authorization: Bearer with METRICS_TOKEN")
+        return Refusal("no_token", "the metrics require Authorization: Bearer with METRICS_TOKEN")
     if not compare_digest(given.strip().encode("latin-1"), wanted.encode()):
         return Refusal("invalid_token", "it is not METRICS_TOKEN")
     return None
@@ -55,8 +55,8 @@ _BY_A_PROXY = frozenset({b"forwarded", b"x-forwarded-for", b"x-real-ip"})
 def on_this_machine(arrival: Arrival, headers: RawHeaders) -> bool:
     """Whether a request comes from a loopback client.
 
-    A proxy on this machine that is not in ``TRUSTED_PROXIES`` makes everybody look like one: what it forwards doesn't
-    count. Neither does a Unix socket's peer, who has no address.
+    A proxy on this machine that is not in ``TRUSTED_PROXIES`` would make every client look like one, so what it
+    forwards doesn't count. Neither does a Unix socket's peer, which has no address.
     """
     if _comes_from_a_stranger(arrival, headers):
         return False

@@ -1,6 +1,6 @@
-"""``/gateway/openapi.json``: the gateway's own paths, for those who write clients and monitors (OpenAPI 3.1).
+"""``/gateway/openapi.json``: the gateway's own paths, for authors of clients and monitors (OpenAPI 3.1).
 
-What the backends offer behind the routes is theirs to describe.
+What the backends offer is for them to describe.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Schema = dict[str, Any]
 
 @only("GET", "HEAD")
 async def openapi(request: RelayRequest) -> HttpResponse:
-    """The description; it is the same for everybody."""
+    """The OpenAPI document, the same for everybody."""
     return HttpResponse(_DOCUMENT, content_type="application/json")
 
 
@@ -38,7 +38,7 @@ def _json(description: str, schema: Schema, example: Schema | None = None) -> Sc
 
 
 def _refused(*codes: str) -> Schema:
-    """The responses of refusals, by status."""
+    """Responses for refusals, by status."""
     by_status: dict[str, list[str]] = {}
     for code in codes:
         by_status.setdefault(str(KINDS[code].status), []).append(code)
@@ -54,7 +54,7 @@ _SUCCESS: Schema = {"const": True}
 
 
 def _post(summary: str, description: str, body: Schema | None, answer: Schema) -> Schema:
-    """A page for holders of a token."""
+    """A page that requires a token."""
     operation: Schema = {
         "summary": summary,
         "description": description,
@@ -73,8 +73,8 @@ def _get(summary: str, answers: Schema, security: list[Schema] | None = None) ->
 PATHS: Schema = {
     "/gateway/session": _post(
         "Log in again without reconnecting",
-        "The user's WebSockets of the previous token live by the fresh one from now on. The fresh token is the one in "
-        "`Authorization`; the previous one is that of the cookie or of the body.",
+        "From now on, the user's WebSockets opened with the previous token belong to the fresh one. The fresh token is "
+        "the one in `Authorization`; the previous one is in the cookie or the body.",
         {"type": "object", "properties": {"previous": {"type": "string", "description": "The previous token."}}},
         _json(
             "The sockets that moved, in this process.",
@@ -85,17 +85,17 @@ PATHS: Schema = {
     "/gateway/ticket": _post(
         "Get a ticket for a WebSocket's URL",
         "A browser can't set `Authorization` on a WebSocket: `new WebSocket(url + '?ticket=' + ticket)`. The ticket is "
-        "good once, for this path and for the `Origin` of this request.",
+        "valid once, for this path and for this request's `Origin`.",
         _object(path={"type": "string", "pattern": "^/", "examples": ["/ws"]}),
         _json(
-            "The ticket, and for how many seconds it is good.",
+            "The ticket, and its lifetime in seconds.",
             _object(ticket={"type": "string"}, expires_in={"type": "integer"}),
         ),
     ),
     "/gateway/logout": _post(
         "Revoke the token",
-        "It counts no more, its WebSockets end within a second, and the cookie is cleared; with the 401 for a stale "
-        "token in it as well.",
+        "The token no longer counts, its WebSockets are closed within a second, and the cookie is cleared. A 401 for a "
+        "stale token in the cookie clears it as well.",
         None,
         _json("Done.", _object(success=_SUCCESS)),
     ),
@@ -104,15 +104,15 @@ PATHS: Schema = {
         "The health of each backend",
         {
             "200": _json("All are healthy; there may be warnings.", _ref("schemas", "Health")),
-            "503": _json("One is not, or there is no configuration yet.", _ref("schemas", "Health")),
+            "503": _json("One is unhealthy, or there is no configuration yet.", _ref("schemas", "Health")),
         },
     ),
     "/health/live": _get("Does the process run?", {"200": _json("It does.", _ref("schemas", "State"))}),
     "/health/ready": _get(
-        "Does it take work?",
+        "Does it accept work?",
         {
             "200": _json("It does.", _ref("schemas", "State")),
-            "503": _json("It is draining, or without configuration.", _ref("schemas", "State")),
+            "503": _json("It is draining, or has no configuration.", _ref("schemas", "State")),
         },
     ),
     "/metrics": _get(

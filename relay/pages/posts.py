@@ -1,4 +1,4 @@
-"""What the pages for holders of a token have in common: POST, a token, our own site, a small JSON body."""
+"""Common rules of the pages that require a token: POST, a valid token, same site, a small JSON body."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ Chooser = Callable[[Identification], Identification]
 
 
 def explained(sentence: str, code: str = "bad_request") -> Refused:
-    """A request that a page can't use. Whoever writes a client has to learn why, so the client reads the detail."""
+    """A request that a page can't use. The client gets the detail, for its author to read."""
     return Refused(sentence, code, said=sentence)
 
 
 def for_token_holders(choose: Chooser = lambda who: who) -> Callable[[Page], View]:
-    """Let a page see valid tokens' identities and JSON objects only; its answers are for nobody's cache.
+    """Call a page only with the identity of a valid token and a JSON object; its answers are never cached.
 
-    What it can't write is refused, and undone by nobody: a 200 would be a lie for every other process.
+    If the database can't be written, the request is refused: a 200 would be wrong for every other process.
 
     Args:
-        choose: Which of the tokens counts, where the usual rule is not meant.
+        choose: Which of the tokens counts, if not by the usual rule.
     """
 
     def decorate(page: Page) -> View:
@@ -64,7 +64,7 @@ async def _json_object(request: RelayRequest) -> dict[str, Any]:
     """The body's members; an empty body has none.
 
     Raises:
-        Refused: It is something else, or larger than `LARGEST_BODY`.
+        Refused: The body is not a JSON object, or is larger than `LARGEST_BODY`.
     """
     body = await request.whole_body(LARGEST_BODY)
     if not body.strip():

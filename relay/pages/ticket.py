@@ -1,4 +1,4 @@
-"""``/gateway/ticket``: a stand-in for the token in a WebSocket's URL, good once (contract, section 6)."""
+"""``/gateway/ticket``: a one-time substitute for the token in a WebSocket's URL (contract, section 6)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from relay.pages.posts import explained, for_token_holders
 
 @for_token_holders()
 async def ticket(request: RelayRequest, identity: Identity, body: dict[str, Any]) -> HttpResponse:
-    """Issue a ticket for one path, and for the origin of this request."""
+    """Issue a ticket for one path and this request's origin."""
     origin = request.origin or ""
     if len(origin) > LONGEST_ORIGIN:
         raise explained(f"The Origin is longer than {LONGEST_ORIGIN} characters.")
@@ -24,19 +24,19 @@ async def ticket(request: RelayRequest, identity: Identity, body: dict[str, Any]
 
 
 def _path(body: dict[str, Any]) -> str:
-    """The path that the ticket is for, decoded as a handshake's path will be.
+    """The ticket's path, decoded as a handshake's path will be.
 
     Raises:
-        Refused: It is none.
+        Refused: There is none, or it is not a plain path.
     """
     path = body.get("path")
     if not isinstance(path, str) or not path.startswith("/"):
         raise explained('The path is missing: send {"path": "/ws"}, the path of the WebSocket.')
     if "?" in path or "#" in path:
-        raise explained("The path has a query or fragment; send the path alone.")
+        raise explained("The path has a query or fragment; send only the path.")
     if len(path) > LONGEST_PATH:
         raise explained(f"The path is longer than {LONGEST_PATH} characters.")
     decoded = unquote(path)
     if not decoded.isprintable():
-        raise explained("The path has a character that is not printable.")
+        raise explained("The path contains an unprintable character.")
     return decoded

@@ -1,13 +1,13 @@
-"""Which live sockets a new configuration ends, by what it means and not by which rows were saved. Pure.
+"""Which live sockets a new configuration closes, by its meaning and not by which rows were saved. Pure.
 
-A socket is judged by the configuration that it was opened with and by the new one:
+The configuration that a socket was opened with is compared with the new one:
 
 ==================================================================  ======
-what the new configuration says                                     socket
+in the new configuration                                            socket
 ==================================================================  ======
 its route is gone, disabled, or under another path                  ends
 its route leads to another backend, or to another path there        ends
-its route wants an access or a role that its user doesn't have      ends
+its route requires a token or a role that its user doesn't have     ends
 its backend is gone or disabled                                     ends
 the url that it is connected to is no longer its backend's          ends
 its origin is no longer on the list (a wildcard counts)             ends
@@ -19,7 +19,7 @@ what it is sent with a handshake
 another route, backend or origin changes in any way                 stays
 ==================================================================  ======
 
-What changes for a socket that stays is in force from the next handshake on.
+Changes don't affect a socket that stays; they apply from the next handshake on.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from relay.routing.snapshot import Backend, Route, Snapshot, Url
 
 
 class Placed(Protocol):
-    """What of a live socket has to fit a configuration; the configuration's are those that it was opened with."""
+    """The parts of a live socket that are compared; route, backend and url are those it was opened with."""
 
     @property
     def identity(self) -> Identity | None: ...
@@ -47,9 +47,9 @@ class Placed(Protocol):
 
 
 def ended_by(snapshot: Snapshot) -> Callable[[Placed], bool]:
-    """A predicate: whether a socket has no place in this configuration."""
+    """A predicate: whether this configuration closes a socket."""
     handshakes = [r for r in snapshot.routes if r.kind == "websocket" and r.enabled and r.serves("GET")]
-    # At the same path, the one with methods counts, as in matching: it is the later one here.
+    # For the same path, the route with methods wins, as in matching: it comes last here.
     routes = {route.path: route for route in sorted(handshakes, key=lambda route: bool(route.methods))}
     allowed: dict[str, bool] = {"": True}  # many sockets share an origin
 

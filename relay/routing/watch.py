@@ -1,7 +1,7 @@
-"""Follows the database from a thread of its own: configuration, revocations and kicks reach the event loop within 1 s.
+"""Watches the database from its own thread: configuration, revocations and kicks reach the event loop within 1 s.
 
-One row (`Revision`) is read every `INTERVAL`; the rest only when it says that there is something new. No request waits
-for any of this. While the database is away, or holds what can't be used, the last good configuration stays in force.
+One row (`Revision`) is read every `INTERVAL`, and the rest only when that row has changed. No request waits for this.
+While the database is unavailable, or its configuration invalid, the last good configuration stays in force.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ log = logging.getLogger("relay.config")
 _T = TypeVar("_T")
 
 INTERVAL = 0.4
-"""Seconds between two looks: a change has to be live within 1 s, loading included."""
+"""Seconds between polls: a change has to take effect within 1 s, loading included."""
 
 REST = 0.05
-"""Seconds between two looks at least, however often it is nudged."""
+"""Minimum seconds between polls, however often the watcher is nudged."""
 
 HANGS = 3.0
-"""Seconds that one look may take until the database counts as away."""
+"""Seconds that one poll may take before the database counts as unreachable."""
 
 PRUNE_INTERVAL = 60.0
-"""Seconds between two removals of rows whose time has passed."""
+"""Seconds between removals of expired rows."""
 
 PRUNE_ROWS = 500
-"""At most so many rows a table and removal: what has piled up must not lock the database for long."""
+"""Maximum rows deleted per table and removal: a backlog must not lock the database for long."""
 
 KICKS_KEPT = timedelta(hours=1)
-"""For processes that lost the database for a while."""
+"""How long kicks are kept, for processes that lose the database for a while."""
 
 GRACE = timedelta(minutes=5)
-"""Kept this long past their time, for machines whose clocks differ."""
+"""How long rows are kept after they expire, for machines whose clocks differ."""
 
 UNREACHABLE = "database unreachable"
 INVALID = "the configuration in the database is invalid"
@@ -61,7 +61,7 @@ class RevocationEntry:
         kind: ``token``, ``jti`` or ``user``.
         value: A token's fingerprint, a jti, or a user's id.
         revoked_at: Unix time; a user's tokens issued up to then are refused.
-        expires_at: Unix time after which it has no effect any more, as the token is over by itself; None: never.
+        expires_at: Unix time after which it has no effect, as the token itself has expired; None: never.
     """
 
     kind: str
@@ -81,7 +81,7 @@ class RevocationEntry:
 
 @dataclass(frozen=True, slots=True)
 class KickEntry:
-    """An order to end sockets: of one ``socket`` (its id), a ``user`` (id) or a ``route`` (path)."""
+    """An order to close one ``socket`` (by id), or those of a ``user`` (id) or a ``route`` (path)."""
 
     kind: str
     value: str
@@ -89,43 +89,43 @@ class KickEntry:
 
 @dataclass(frozen=True, slots=True)
 class RenewalEntry:
-    """Sockets of the token with this fingerprint belong to a fresh token from now on; `identity` is what it says."""
+    """An order to move the sockets of the token with this fingerprint to a fresh token, whose claims are `identity`."""
 
     fingerprint: str
     identity: dict[str, Any]
 
 
 class ConfigurationUnavailable(Exception):
-    """There is no first configuration; the text says why, without credentials."""
+    """No first configuration could be loaded; the text says why, without credentials."""
 
 
 class Follower(Protocol):
-    """Who is told, in the event loop."""
+    """Receives the watcher's news, in the event loop."""
 
     def on_snapshot(self, snapshot: Snapshot) -> None:
         """The first configuration, and every later one that differs in more than its revision."""
 
     def on_revocations(self, entries: list[RevocationEntry]) -> None:
-        """All that are in force at the start, then the new ones."""
+        """All revocations in force at the start, then each new one."""
 
     def on_kicks(self, entries: list[KickEntry]) -> None:
-        """Those that are ordered after the start."""
+        """Kicks ordered after the start."""
 
     def on_renewals(self, entries: list[RenewalEntry]) -> None:
-        """Likewise."""
+        """Renewals ordered after the start."""
 
     def on_watched(self, look: int) -> None:
-        """Somebody has looked at the live connections again: the count of looks."""
+        """Somebody is viewing the live connections: `look` counts the views."""
 
 
 class Watcher:
-    """The thread. Everything public may be called from any thread.
+    """The watching thread. Public methods may be called from any thread.
 
     Args:
-        interval: Seconds between two looks at the database.
+        interval: Seconds between polls of the database.
 
     Attributes:
-        error: Why the configuration is stale, in words for a public page; empty while it is fresh.
+        error: Why the configuration is stale, worded for a public page; empty while it is fresh.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, follower: Follower, interval: float = INTERVAL) -> None:
@@ -134,7 +134,7 @@ class Watcher:
         self._thread = threading.Thread(target=self._run, name="relay-config", daemon=True)
         self._wake, self._stopping, self._looked = threading.Event(), threading.Event(), threading.Event()
         self._fresh_at = time.monotonic()
-        self._began = 0.0  # a look that has not ended
+        self._began = 0.0  # when the current poll started; 0: none is running
         self._prune_at = time.monotonic() + PRUNE_INTERVAL
         self._cause = ""
         self._snapshot: Snapshot | None = None
@@ -143,28 +143,28 @@ class Watcher:
         self._file = SameFile()
 
     def start(self) -> None:
-        """Begin to follow. Without a database, the first configuration comes as soon as there is one."""
+        """Start watching. If there is no database yet, the first configuration comes once there is."""
         self._thread.start()
         self._hand_over(self._mind, None)
 
     def load_first(self, timeout: float = 30) -> None:
-        """Begin to follow, and wait for the first configuration; the follower gets it once the loop turns.
+        """Start watching, and wait for the first configuration; the follower gets it at the loop's next turn.
 
         Raises:
-            ConfigurationUnavailable: There was none, or no answer in `timeout` seconds; the watcher is stopped.
+            ConfigurationUnavailable: There is none, or no answer came in `timeout` seconds; the watcher is stopped.
         """
         self.start()
         looked = self._looked.wait(timeout)
         if self._snapshot is None:
             self.stop(timeout=0 if not looked else 5)
-            raise ConfigurationUnavailable(self._cause or f"{UNREACHABLE}: no answer in {timeout:g} s")
+            raise ConfigurationUnavailable(self._cause or f"{UNREACHABLE}: no answer within {timeout:g} s")
 
     def nudge(self) -> None:
-        """Look at once: someone said that there is something new."""
+        """Poll now: there is news."""
         self._wake.set()
 
     def stop(self, timeout: float = 1) -> None:
-        """End the thread, which closes its connection; a database that hangs is given `timeout` seconds."""
+        """Stop the thread, which closes its connection; wait at most `timeout` seconds if the database hangs."""
         self._stopping.set()
         self._wake.set()
         if self._thread.is_alive():
@@ -172,12 +172,12 @@ class Watcher:
 
     @property
     def revision(self) -> int:
-        """The count of configuration changes that it has followed up to."""
+        """The revision of the configuration last loaded."""
         return self._seen.config
 
     @property
     def age_seconds(self) -> float:
-        """Seconds since the configuration in force was last known to be the database's."""
+        """Seconds since the configuration in force was last known to match the database."""
         return time.monotonic() - self._fresh_at
 
     def _run(self) -> None:
@@ -192,7 +192,7 @@ class Watcher:
             disconnect()
 
     def _mind(self, _: None) -> None:
-        """On the loop, which waits for no database: one that hangs answers nothing, not even with an error."""
+        """Notice, on the event loop, a database that hangs: the thread itself gets no answer and no error."""
         if self._stopping.is_set():
             return
         if (began := self._began) and time.monotonic() - began > HANGS:
@@ -204,7 +204,7 @@ class Watcher:
         try:
             self._file.ask()
             now = models.Revision.current()
-            # Who is no longer let in comes first: a row that can't be used must not hold it up.
+            # Revocations and kicks come first: an invalid configuration must not delay them.
             self._follow_revocations(now.revocations)
             self._follow_orders(now.kicks)
             self._follow_watched(now.watched)
@@ -215,8 +215,8 @@ class Watcher:
             disconnect()
             self._stale(UNREACHABLE, f"{UNREACHABLE}: {without_password(str(exc)) or type(exc).__name__}")
         except Exception:
-            # Whatever it is, the next look may go well; a thread that ended here would follow nothing for good.
-            log.exception("the database can't be followed")
+            # The next poll may succeed; if the thread ended here, it would never follow a change again.
+            log.exception("watching the database failed")
             disconnect()
             self._stale(UNREACHABLE, UNREACHABLE)
         else:
@@ -234,7 +234,7 @@ class Watcher:
     def _follow_revocations(self, count: int) -> None:
         if count == self._seen.revocations:
             return
-        if count < self._seen.revocations:  # the database has been put back to an earlier state
+        if count < self._seen.revocations:  # the database was restored to an earlier state
             self._last_revocation = 0
         in_force = Q(expires_at=None) | Q(expires_at__gt=timezone.now())
         rows = list(models.Revocation.objects.filter(in_force, pk__gt=self._last_revocation).order_by("pk"))
@@ -244,7 +244,7 @@ class Watcher:
             self._hand_over(self._follower.on_revocations, [RevocationEntry.of(row) for row in rows])
 
     def _follow_orders(self, count: int) -> None:
-        """Kicks and renewals: those after the last one seen, and at the start none, as there is no socket yet."""
+        """Hand over kicks and renewals after the last one seen; at the start none, as there are no sockets yet."""
         if count == self._seen.kicks:
             return
         if count < self._seen.kicks or self._seen.kicks < 0:
@@ -252,7 +252,7 @@ class Watcher:
         kicks = list(models.Kick.objects.filter(pk__gt=self._last_kick).order_by("pk"))
         renewals = list(models.Renewal.objects.filter(pk__gt=self._last_renewal).order_by("pk"))
         self._seen.kicks = count
-        # A socket that is renewed and kicked is to end, whichever came first.
+        # A socket that is both renewed and kicked must close, whichever came first.
         if renewals:
             self._last_renewal = renewals[-1].pk
             entries = [RenewalEntry(row.fingerprint, row.identity) for row in renewals]
@@ -269,7 +269,7 @@ class Watcher:
     def _hand_over(self, callback: Callable[[_T], object], news: _T) -> None:
         try:
             self._loop.call_soon_threadsafe(callback, news)
-        except RuntimeError:  # the loop is closed: nobody is left to follow for
+        except RuntimeError:  # the loop is closed: there is no follower any more
             self._stopping.set()
 
     def _fresh(self) -> None:
@@ -278,10 +278,10 @@ class Watcher:
         self.error = self._cause = ""
         self._fresh_at = time.monotonic()
         if was_stale:
-            log.info("the configuration is followed again, after %.1f s", age)
+            log.info("the configuration is up to date again, after %.1f s", age)
 
     def _stale(self, error: str, cause: str) -> None:
-        """Log once for each outage, however its causes vary, and once for each way in which rows are invalid."""
+        """Log once for each outage, even if its cause varies, and once for each different set of invalid rows."""
         self._began = 0.0
         is_news = error != self.error or (error == INVALID and cause != self._cause)
         self.error, self._cause = error, cause
@@ -294,12 +294,12 @@ class Watcher:
         self._prune_at = time.monotonic() + PRUNE_INTERVAL
         try:
             prune()
-        except db.Error as exc:  # another writer was quicker, or the database is read-only: it is no outage
-            log.warning("rows past their time could not be removed: %s", without_password(str(exc)))
+        except db.Error as exc:  # another writer was faster, or the database is read-only: not an outage
+            log.warning("expired rows could not be removed: %s", without_password(str(exc)))
 
 
 def prune() -> None:
-    """Remove rows whose time has passed, at most `PRUNE_ROWS` of each table."""
+    """Remove expired rows, at most `PRUNE_ROWS` from each table."""
     now = timezone.now()
     passed: tuple[tuple[type[models.Revocation | models.Ticket | models.Kick | models.Renewal], Q], ...] = (
         (models.Revocation, Q(expires_at__lt=now - GRACE)),
