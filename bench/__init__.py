@@ -1,1 +1,1 @@
-"""The gateway measured beside what else a team could pick. See README.md; ``python -m bench --help``."""
+"""Benchmarks of the gateway against the alternatives. See README.md; ``python -m bench --help``."""

@@ -17,7 +17,7 @@ Results = dict[str, dict[str, list[Figures]]]
 
 
 def targets(lab: Lab, names: list[str], kind: str) -> list[Target]:
-    """The peers that can be started, and the gateway behind them."""
+    """The peers that can be started, and finally the gateway."""
     found = []
     for name in names:
         if not getattr(PEERS[name], kind):
@@ -32,7 +32,7 @@ def targets(lab: Lab, names: list[str], kind: str) -> list[Target]:
 def websockets(lab: Lab, args: argparse.Namespace) -> Results:
     running = targets(lab, args.peers, "websocket")
     results: Results = {}
-    # Memory first: what a process freed after a busy spell would be used again and hide the growth.
+    # Memory first: memory freed after a busy phase would be reused, and hide the growth.
     print(f"\nMemory of {args.idle} idle connections\n  {'':20}{'KiB each':>14}{'base MiB':>10}{'fails':>8}")
     results["idle"] = {}
     for target in running:
@@ -61,7 +61,7 @@ def http(lab: Lab, args: argparse.Namespace) -> Results:
 
 
 def scale(lab: Lab, args: argparse.Namespace) -> Results:
-    """One worker and two, as fast as the machine goes and at a quarter of a core each; and what recording costs."""
+    """One worker against two, at full speed and at a quarter of a core each; and the cost of logging and metrics."""
     small, messages = next(iter(measure.HTTP.values())), "10 connections with 32 messages in flight, 64 B"
     loads: dict[str, tuple[str, Callable[[Target], Figures]]] = {
         "small requests": ("requests", lambda t: measure.http(t, small, args.seconds)),
@@ -81,7 +81,7 @@ def scale(lab: Lab, args: argparse.Namespace) -> Results:
                 results[f"quarter: {title}"] = rows = measure.in_turn([one, two], args.repeat, run)
                 measure.table(f"{title}, {quota.SHARE:g} of a core for each worker", unit, rows)
     except quota.NoQuota as exc:
-        print(f"\n  workers can't be held to a part of a core here ({exc}): that comparison is left out")
+        print(f"\n  workers can't be limited to a part of a core here ({exc}): that comparison is left out")
     running = [lab.gateway("not recorded", manage="bench/unrecorded.py"), lab.gateway("no log", LOG_LEVEL="ERROR"), one]
     title = "small requests: log and metrics, metrics alone, neither"
     results["recording"] = measure.in_turn(running, 4 * args.repeat, lambda t: measure.http(t, small, args.seconds))
@@ -100,10 +100,10 @@ def main() -> None:
         "--build", type=Path, default=ROOT / ".bench", help="where it builds and runs (default: .bench)"
     )
     parser.add_argument("--peers", default="all", help="comma-separated, 'all' or 'none'; known: " + ", ".join(PEERS))
-    parser.add_argument("--repeat", type=int, default=3, help="measure each so often, in turn; medians are printed")
-    parser.add_argument("--seconds", type=float, default=3, help="of each measurement")
-    parser.add_argument("--idle", type=int, default=1000, help="idle connections for the memory figure")
-    parser.add_argument("--json", type=Path, help="write every figure here, too")
+    parser.add_argument("--repeat", type=int, default=3, help="runs of each measurement, in turn; medians are printed")
+    parser.add_argument("--seconds", type=float, default=3, help="duration of each measurement")
+    parser.add_argument("--idle", type=int, default=1000, help="number of idle connections for the memory figure")
+    parser.add_argument("--json", type=Path, help="also write every figure to this file")
     args = parser.parse_args()
     args.peers = [] if args.peers == "none" else list(PEERS) if args.peers == "all" else args.peers.split(",")
     if unknown := set(args.peers) - set(PEERS):

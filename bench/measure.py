@@ -1,4 +1,4 @@
-"""One run of one load against one target, and the tables of many."""
+"""Run a load against a target, and print tables of the results."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ HTTP = {"small request, 32 connections": "/api/x", "1 MiB body, 32 connections":
 
 
 def load(build: Path, target: Target, *options: str) -> list[str]:
-    """The command line of the load generator for a target."""
+    """The load generator's command line for a target."""
     url = "ws" + target.url.removeprefix("http") + "/ws"
     headers = [x for name, value in target.headers.items() for x in ("-header", f"{name}: {value}")]
     return [f"{build}/bin/load", "-url", url, *headers, *options]
 
 
 def websocket(build: Path, target: Target, *options: str, seconds: float) -> Figures:
-    """Figures of one run of the load generator: per_s, cpu_us, p50_us, p99_us, fails."""
+    """Figures from one run of the load generator: per_s, cpu_us, p50_us, p99_us, fails."""
     pids = ",".join(map(str, tree(target.pid)))
     argv = load(build, target, "-pids", pids, "-d", f"{seconds}s", *options)
     out = subprocess.run(argv, capture_output=True, text=True, timeout=seconds + 60).stdout.strip().splitlines()
@@ -72,7 +72,7 @@ def http(target: Target, path: str, seconds: float, connections: int = 32) -> Fi
 
 @contextlib.contextmanager
 def idle(build: Path, target: Target, connections: int) -> Iterator[int]:
-    """Hold that many open connections; gives how many were opened."""
+    """Hold that many connections open; yields how many could be opened."""
     argv = load(build, target, "-mode", "idle", "-c", str(connections))
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None
@@ -86,7 +86,7 @@ def idle(build: Path, target: Target, connections: int) -> Iterator[int]:
 
 def idle_memory(build: Path, target: Target, connections: int) -> Figures:
     """Growth of the relay's memory for each idle connection, in KiB."""
-    with idle(build, target, 20):  # whatever a first connection loads must not count
+    with idle(build, target, 20):  # what the first connections load must not count
         pass
     time.sleep(0.5)
     before = memory(target.pid)
@@ -118,7 +118,7 @@ def table(title: str, unit: str, rows: dict[str, list[Figures]]) -> None:
 
 
 def in_turn(targets: list[Target], repeat: int, run: Callable[[Target], Figures]) -> dict[str, list[Figures]]:
-    """Every target measured `repeat` times in turn, so that a busy machine hurts all of them alike."""
+    """Measure every target `repeat` times in turn, so that a busy machine affects all of them alike."""
     rows: dict[str, list[Figures]] = {target.name: [] for target in targets}
     for _ in range(repeat):
         for target in targets:

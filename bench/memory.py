@@ -1,4 +1,4 @@
-"""What the gateway's memory does under the loads that blow relays up."""
+"""The gateway's memory under loads that typically exhaust a relay's."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def report(what: str, figure: str, limit: str, kept: bool) -> None:
 
 
 def run(lab: Lab) -> None:
-    """Print a line for each figure, and whether it keeps its limit."""
+    """Print a line for each figure, and whether it is within its limit."""
     print("\nMemory of the gateway")
     gateway = lab.gateway()
     kib = measure.idle_memory(lab.build, gateway, 5000)
@@ -45,7 +45,7 @@ def run(lab: Lab) -> None:
 
 
 def rounds(build: Path, target: Target) -> int:
-    """Bytes that the third round of 2,000 sockets leaves behind, over those of the second."""
+    """Bytes by which memory after the third round of 2,000 sockets exceeds that after the second."""
     after = []
     for _ in range(3):
         with measure.idle(build, target, 2000):
@@ -56,7 +56,7 @@ def rounds(build: Path, target: Target) -> int:
 
 
 async def _pushes(lab: Lab) -> None:
-    """512 MiB for a reader that stops, then reads on: what grows meanwhile, and whether all of it arrives."""
+    """512 MiB for a reader that stops and then reads on: the memory growth, and whether all of it arrives."""
 
     async def push(socket_: ServerConnection) -> None:
         piece = os.urandom(PIECE)
@@ -88,7 +88,7 @@ async def _pushes(lab: Lab) -> None:
 
 
 async def _bodies(lab: Lab) -> None:
-    """1 GiB up to a backend that is slow, and 1 GiB down to a client that stops."""
+    """1 GiB up to a slow backend, and 1 GiB down to a client that stops reading."""
 
     async def backend(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")

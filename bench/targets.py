@@ -53,7 +53,7 @@ def token(seconds: int = 36000) -> str:
 
 @dataclass
 class Target:
-    """A running relay: where it listens, whose CPU time and memory count, and what its clients send along."""
+    """A running relay: its url, the process whose CPU time and memory count, and the headers its clients send."""
 
     name: str
     url: str  # http://host:port
@@ -67,12 +67,12 @@ class Target:
 
 @dataclass(frozen=True)
 class Peer:
-    """A relay that the laboratory can start.
+    """A relay that the lab can start.
 
     Attributes:
-        argv: Gets the build directory, its port and the backend's host:port.
-        wants: The program without which it is left out.
-        relays: False: it answers by itself, so there is no big body to fetch.
+        argv: Returns its command, given the build directory, its port and the backend's host:port.
+        wants: The program that it needs; without it, the peer is left out.
+        relays: Whether it relays; if not, it answers by itself and has no large body to fetch.
     """
 
     argv: Callable[[Path, int, str], list[str]]
@@ -128,7 +128,7 @@ def which(program: str) -> str | None:
 
 
 def build_tools(build: Path) -> None:
-    """Build whatever is not there yet: the load generator, the echo backend, the peers' environments."""
+    """Build whatever is missing: the load generator, the echo backend, the peers' environments."""
     if missing := [program for program in ("go", "wrk") if not which(program)]:
         raise SystemExit(f"missing: {', '.join(missing)}. On Debian: apt install wrk {' '.join(GO)}")
     (build / "bin").mkdir(parents=True, exist_ok=True)
@@ -175,7 +175,7 @@ class Lab:
             shutil.rmtree(run, ignore_errors=True)
 
     def _run(self, argv: list[str], port: int, **environment: str) -> subprocess.Popen[bytes]:
-        # One core for each Go program: every relay here is one process on one core.
+        # One core for each Go program: every relay here is a single process on one core.
         env = os.environ | {
             "GOMAXPROCS": "1",
             "LAB_BACKEND": self.backend,
@@ -191,7 +191,7 @@ class Lab:
         return process
 
     def peer(self, name: str) -> Target:
-        """Start the peer of that name."""
+        """Start the peer with that name."""
         port = free_port()
         process = self._run(PEERS[name].argv(self.build, port, self.backend), port)
         return Target(name, f"http://127.0.0.1:{port}", process, _headers())
@@ -208,8 +208,8 @@ class Lab:
         """Start the gateway as an operator would: a migrated database, an imported configuration, ``serve``.
 
         Args:
-            backend_options: Further TOML lines of the backend.
-            manage: The program that is started, if not the usual one.
+            backend_options: More TOML lines for the backend.
+            manage: The program to start, if not the usual one.
         """
         directory, port = Path(tempfile.mkdtemp(prefix="gateway-", dir=self.build)), free_port()
         settings = {

@@ -1,4 +1,4 @@
-"""The demo's backend: a service without a login that believes X-User-* and shows what it was sent.
+"""The demo's backend: a service without a login that trusts X-User-* and shows what it was sent.
 
     python -m demo.backend [--host 127.0.0.1] [--port 9000]
 
@@ -10,10 +10,10 @@
 | any other | JSON: the request as it arrived |
 | /ws/ticker | a message a second |
 | /ws/close/4000?reason=bye | accepts, then closes with that code (1000 for one that may not be sent) and reason |
-| /ws/strict | 403 unless Origin names this very host, as gorilla/websocket has it |
+| /ws/strict | 403 unless Origin names this very host, as gorilla/websocket requires |
 | any other, with Upgrade: websocket | the handshake as it arrived, then an echo |
 
-It has its own few lines of HTTP, apart from the gateway's: what it shows must not come from the code it is shown for.
+It has its own few lines of HTTP, apart from the gateway's: a demonstration must not use the code that it demonstrates.
 """
 
 import argparse
@@ -35,17 +35,17 @@ from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 
 SHOWN = 2_000
-"""Characters of a request's body that the answer repeats."""
+"""Characters of a request's body that the response repeats."""
 TICK = 1.0
-"""Seconds between two ticks."""
+"""Seconds between ticks."""
 LONGEST_WAIT = 30.0
-"""Seconds that /api/slow waits at most."""
+"""Maximum seconds that /api/slow waits."""
 CLOSING = 5.0
-"""Seconds that a client gets to end a socket that has been closed."""
+"""Seconds that a client has to answer a close."""
 GONE = (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError)
-"""How a client leaves, or shows that it does not speak HTTP: either way nothing is left to say to it.
+"""Raised when a client leaves, or turns out not to speak HTTP: either way, there is nothing more to send.
 
-OSError itself: who writes the end of a stream to a client that is gone gets ENOTCONN, which has no class of its own.
+OSError itself: writing the end of a stream to a client that has gone raises ENOTCONN, which has no class of its own.
 """
 SUBPROTOCOLS = [Subprotocol("demo.v1")]
 
@@ -61,7 +61,7 @@ class Request:
 
     @classmethod
     def parse(cls, raw: bytes) -> "Request":
-        """Read a head that ends with an empty line. ValueError: the request line has not three words."""
+        """Parse a head that ends with an empty line. ValueError: the request line does not have three words."""
         start, *lines = raw.decode("latin-1").removesuffix("\r\n\r\n").split("\r\n")
         method, target, _ = start.split(" ")
         fields = (line.partition(":") for line in lines)
@@ -72,14 +72,14 @@ class Request:
         return unquote(urlsplit(self.target).path)
 
     def header(self, name: str) -> str:
-        """Return the first field of that name, any case; empty without one."""
+        """Return the first field with that name, in any case; empty if there is none."""
         return next((value for field, value in self.headers if field.lower() == name), "")
 
     def parameter(self, name: str, default: str) -> str:
         return parse_qs(urlsplit(self.target).query).get(name, [default])[0]
 
     def shown(self) -> dict[str, Any]:
-        """Return what the demo page shows of this request."""
+        """Return the parts of this request that the demo page shows."""
         return {"method": self.method, "path": self.target, "headers": self.headers}
 
     def log(self, outcome: str) -> None:
@@ -88,7 +88,7 @@ class Request:
 
 
 async def serve_connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Answer a connection's requests one after another, until either side has enough or it becomes a WebSocket."""
+    """Answer a connection's requests one by one, until either side closes it or it becomes a WebSocket."""
     with contextlib.suppress(*GONE):
         while True:
             request = Request.parse(await reader.readuntil(b"\r\n\r\n"))
@@ -133,7 +133,7 @@ async def body_of(request: Request, reader: asyncio.StreamReader) -> AsyncIterat
         yield await reader.readexactly(size)
         await reader.readline()
     while (await reader.readline()).strip():
-        """A trailer: nothing here asks for one."""
+        """Skip a trailer: nothing here uses one."""
 
 
 async def answer(request: Request, writer: asyncio.StreamWriter, content: dict[str, Any]) -> None:
@@ -190,7 +190,7 @@ async def serve_websocket(request: Request, reader: asyncio.StreamReader, writer
 
 
 def first_known(protocol: ServerProtocol, offered: Any) -> Subprotocol | None:
-    """Choose no subprotocol rather than refuse: the library's default wants one."""
+    """Choose no subprotocol rather than refuse: the library's default requires one."""
     return next((name for name in offered if name in SUBPROTOCOLS), None)
 
 
@@ -201,7 +201,7 @@ def same_host(request: Request) -> bool:
 
 
 def greet(request: Request, protocol: ServerProtocol) -> None:
-    """Show the handshake as it arrived, or close at once where the path asks for that."""
+    """Show the handshake as it arrived, or close at once if the path asks for that."""
     first, _, code = request.path.removeprefix("/ws/").partition("/")
     if first == "close" and code.isdecimal():
         may_be_sent = int(code) in EXTERNAL_CLOSE_CODES or 3000 <= int(code) < 5000
@@ -215,7 +215,7 @@ def greet(request: Request, protocol: ServerProtocol) -> None:
 
 
 async def carry(protocol: ServerProtocol, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Send each frame back as it came, until the client has closed its side."""
+    """Echo each frame, until the client has closed its side."""
     while not reader.at_eof():
         await flush(protocol, writer)
         async with asyncio.timeout(CLOSING if protocol.close_expected() else None):
@@ -266,8 +266,8 @@ async def serve(listener: socket.socket) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m demo.backend", description="The demo's backend.")
     parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=9000, help="0 takes any free one")
-    parser.add_argument("--fd", type=int, help="a socket that listens already, instead of the two")
+    parser.add_argument("--port", type=int, default=9000, help="0: any free port")
+    parser.add_argument("--fd", type=int, help="a listening socket to use instead")
     options = parser.parse_args()
     try:
         listening = options.fd is not None

@@ -1,4 +1,4 @@
-"""The demo's environment: its own settings, database and secrets, whatever the shell or an `.env` hold."""
+"""The demo's environment: its own settings, database and secrets, independent of the shell and of any `.env`."""
 
 import os
 import secrets
@@ -6,7 +6,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PORT = 8000
-"""Of the gateway, unless the variable PORT names another."""
+"""The gateway's port, unless the variable PORT sets another."""
 UNSET = (
     "ALLOWED_ORIGINS",
     "JWT_AUDIENCE",
@@ -26,13 +26,13 @@ UNSET = (
     "SECRET_KEY",
     "TRUSTED_PROXIES",
 )
-"""Settings that the demo does without; empty wins over an `.env`."""
+"""Settings that the demo leaves unset; an empty value overrides an `.env`."""
 
 
 def folder(port: int) -> Path:
-    """Return where the demo on that port keeps its database and secrets; removing it starts the demo anew.
+    """Return the folder for the database and secrets of the demo on that port; removing it resets the demo.
 
-    Each port has its own: two demos of one checkout would rewrite each other's backends.
+    Each port has its own: two demos in one checkout would overwrite each other's backends.
     """
     usual = ROOT / "data" / "demo"
     data = Path(os.environ.get("DEMO_DATA") or (usual if port == PORT else usual / str(port)))
@@ -41,7 +41,7 @@ def folder(port: int) -> Path:
 
 
 def kept(path: Path, size: int) -> str:
-    """Return the secret in that file; the first time, make one of `size` random bytes that only this user can read."""
+    """Return the secret in a file; the first time, create it from `size` random bytes, readable only by this user."""
     if not path.exists():
         path.touch(mode=0o600)
         path.write_text(secrets.token_hex(size))
@@ -49,7 +49,7 @@ def kept(path: Path, size: int) -> str:
 
 
 def enter(port: int) -> Path:
-    """Put the settings of the demo on that port into this process's environment; return its folder."""
+    """Set this process's environment for the demo on that port; return the demo's folder."""
     data = folder(port)
     kept(data / "jwt-secret", 32)
     own = dict.fromkeys(UNSET, "") | {

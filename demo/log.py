@@ -1,4 +1,4 @@
-"""The gateway's last log lines, so that the page can show beside each answer what the log said about it."""
+"""The gateway's last log lines, so that the page can show them next to each answer."""
 
 import json
 import logging
@@ -12,7 +12,7 @@ KEPT = 200
 
 
 class Recent(logging.Handler):
-    """Keeps the events of the contract's section 9, as they are written to stdout: secrets masked."""
+    """Keeps the events of the contract's section 9 as they are written to stdout, with secrets masked."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class Recent(logging.Handler):
             self.lines.append((self.count, line))
 
     def after(self, number: int) -> list[dict[str, Any]]:
-        """Return the lines behind that number, oldest first."""
+        """Return the lines after that number, oldest first."""
         return [line for count, line in self.lines if count > number]
 
 
@@ -35,5 +35,5 @@ recent = Recent()
 
 
 def is_not_ours(record: logging.LogRecord) -> bool:
-    """Say whether a record is about the gateway's work, not about the page's own files and questions."""
+    """Return whether a record is about the gateway's work, not the page's own files and queries."""
     return not record.__dict__.get("fields", {}).get("path", "").startswith("/demo/")

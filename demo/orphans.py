@@ -1,4 +1,4 @@
-"""No process of the demo is left behind by a `kill -9` of the one that started it."""
+"""Makes sure that no process of the demo survives a `kill -9` of its parent."""
 
 import ctypes
 import os
@@ -9,9 +9,9 @@ _prctl = getattr(ctypes.CDLL(None), "prctl", None)  # Linux has it; elsewhere an
 
 
 def end_with(parent: int) -> None:
-    """Have the kernel send this process SIGTERM as soon as its parent has ended (prctl(2)); an exec keeps it so."""
+    """Have the kernel send this process SIGTERM when its parent ends (prctl(2)); this survives an exec."""
     if _prctl is None:
         return
     _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:  # it was quicker
+    if os.getppid() != parent:  # the parent has already ended
         os.kill(os.getpid(), signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""Who can come to the demo, and the tokens they carry: the seed's claims, signed with the demo's own secret."""
+"""The demo's users and their tokens: the seed's claims, signed with the demo's own secret."""
 
 import time
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ class Person:
     """Somebody with a token.
 
     Attributes:
-        lifetime: Seconds from now to the token's `exp`; negative: it has passed.
+        lifetime: Seconds from now until the token's `exp`; negative if that has passed.
         forged: The token is signed with a secret that is not the gateway's.
     """
 
@@ -33,11 +33,11 @@ PEOPLE = {
     "yesterday": Person(1, "ada@example.com", "user", lifetime=-24 * 60 * MINUTE),
     "eve": Person(2, "grace@example.com", "admin", forged=True),
 }
-"""By the name that the page calls them."""
+"""The users, by the names that the page uses."""
 
 
 def claims_of(person: Person, lifetime: float | None = None) -> dict[str, Any]:
-    """Return what the token says; `lifetime` in seconds replaces the person's own."""
+    """Return the token's claims; `lifetime`, in seconds, overrides the person's own."""
     now = int(time.time())
     expires_at = now + int(person.lifetime if lifetime is None else lifetime)
     return {

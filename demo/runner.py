@@ -19,19 +19,19 @@ from demo.orphans import end_with
 
 HOST = "127.0.0.1"
 PORTS = (environment.PORT, 9000)
-"""Of the gateway and the backend in gateway.toml."""
+"""The ports of the gateway and the backend in gateway.toml."""
 PATIENCE = 30.0
-"""Seconds that the two get to answer for the first time."""
+"""Seconds for both to start answering."""
 TOKEN_LIFETIME = 24 * 60 * 60.0
-"""Seconds that the printed token lives."""
+"""Lifetime of the printed token, in seconds."""
 
 
 def run(port: int) -> int:
-    """Prepare and run the demo until a signal; return the exit status. SystemExit: the port is taken."""
+    """Prepare and run the demo until a signal; return the exit status. SystemExit: the port is in use."""
     if "MAKELEVEL" in os.environ:
         end_with(os.getppid())
     if not is_free(port):
-        sys.exit(f"Port {port} is in use: stop what listens there, or take another one: make run PORT={port + 1}")
+        sys.exit(f"Port {port} is in use: stop what is listening there, or use another: make run PORT={port + 1}")
     data = environment.enter(port)
     with listener(port) as backend_socket:
         backend_port = backend_socket.getsockname()[1]
@@ -52,7 +52,7 @@ def is_free(port: int) -> bool:
 
 
 def listener(gateway_port: int) -> socket.socket:
-    """Listen for the backend, on its usual port or on any free one; it takes the socket over."""
+    """Return a listening socket for the backend, on its usual port or any free one."""
     if gateway_port != PORTS[1]:
         with contextlib.suppress(OSError):
             return socket.create_server((HOST, PORTS[1]))
@@ -60,7 +60,7 @@ def listener(gateway_port: int) -> socket.socket:
 
 
 def prepare(data: Path, port: int, backend_port: int) -> str:
-    """Migrate, apply gateway.toml and make the admin's account; return its password."""
+    """Migrate, apply gateway.toml and create the admin account; return its password."""
     import django
     from django.core.management import call_command
 
@@ -90,14 +90,14 @@ def banner(port: int, backend_port: int, password: str) -> str:
     url = f"http://{HOST}:{port}"
     chosen = "" if port == environment.PORT else f"PORT={port} "
     return f"""
-  The gateway runs, with a demo backend behind it. Ctrl-C stops both.
+  The gateway is running, with a demo backend behind it. Ctrl-C stops both.
 
     Page      {url}/
     Admin     {url}/admin/     admin / {password}
     Health    {url}/health
-    Backend   http://{HOST}:{backend_port}            (whoever reaches it directly skips the gateway)
+    Backend   http://{HOST}:{backend_port}            (anyone who can reach it directly skips the gateway)
 
-  A token (Ada, role user, good for a day), and what to do with it:
+  A token (Ada, role user, valid for a day), and how to use it:
 
     TOKEN={token_of(ada, claims_of(ada, TOKEN_LIFETIME))}
     curl -H "Authorization: Bearer $TOKEN" {url}/api/hello
@@ -109,7 +109,7 @@ def banner(port: int, backend_port: int, password: str) -> str:
 
 
 async def supervise(port: int, backend_socket: socket.socket, text: str) -> int:
-    """Run the backend and the gateway until a signal, or until one of them ends by itself: then 1."""
+    """Run the backend and the gateway until a signal (0), or until one of them ends by itself (1)."""
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -135,12 +135,14 @@ async def supervise(port: int, backend_socket: socket.socket, text: str) -> int:
     if stop in done:
         return 0
     name = done.pop().get_name()
-    print(f"The {name} ended by itself, with status {processes[name].returncode}; it says why above.", file=sys.stderr)
+    print(
+        f"The {name} ended by itself with status {processes[name].returncode}: see its output above.", file=sys.stderr
+    )
     return 1
 
 
 async def start(*arguments: str, pass_fds: Sequence[int] = ()) -> Process:
-    """Start Python in a process group of its own: Ctrl-C reaches us alone, and we pass it on once."""
+    """Start Python in its own process group: Ctrl-C reaches only us, and we pass it on once."""
     return await asyncio.create_subprocess_exec(
         sys.executable,
         *arguments,
@@ -152,7 +154,7 @@ async def start(*arguments: str, pass_fds: Sequence[int] = ()) -> Process:
 
 
 async def end(process: Process, again: asyncio.Event) -> None:
-    """Ask a process to end, let it drain, and ask once more at each further signal of ours."""
+    """Ask a process to end, let it drain, and ask again at each further signal that we get."""
     while process.returncode is None:
         with contextlib.suppress(ProcessLookupError):
             process.terminate()
@@ -172,7 +174,7 @@ async def say_when_ready(port: int, backend_port: int, text: str) -> None:
 
 
 def status_of(port: int, path: str) -> int:
-    """Return the status of a GET; 0 without an answer."""
+    """Return the status of a GET; 0 if there is no answer."""
     connection = http.client.HTTPConnection(HOST, port, timeout=5)
     try:
         connection.request("GET", path)
@@ -184,10 +186,10 @@ def status_of(port: int, path: str) -> int:
 
 
 def main() -> None:
-    """`python -m demo` runs the demo; with arguments, manage.py's command in the environment of the demo on PORT."""
+    """`python -m demo` runs the demo; with arguments, a manage.py command in the environment of the demo on PORT."""
     text = os.environ.get("PORT") or str(environment.PORT)
     if not text.isdecimal() or not 0 < int(text) < 65536:
-        sys.exit(f"PORT: {text!r} is no port; for example: make run PORT=8001")
+        sys.exit(f"PORT: {text!r} is not a port; for example: make run PORT=8001")
     if sys.argv[1:]:
         environment.enter(int(text))
         os.execv(sys.executable, [sys.executable, str(environment.ROOT / "manage.py"), *sys.argv[1:]])  # noqa: S606

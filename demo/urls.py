@@ -1,4 +1,4 @@
-"""The demo's paths, present with DEBUG=1 and DEMO=1 only."""
+"""The demo's paths, present only with DEBUG=1 and DEMO=1."""
 
 from django.urls import path
 

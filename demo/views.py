@@ -1,6 +1,6 @@
-"""The demo page and what it asks the server for. Async, without a database: they run beside what they show.
+"""The demo page and the data it requests. The views are async and use no database, like the paths that they show.
 
-The page's few files are served from here, not by staticfiles: they need none of its finders, and go out as they are.
+The page's few files are served from here, not by staticfiles: they need none of its finders, and are sent as they are.
 """
 
 import mimetypes
@@ -13,7 +13,7 @@ from demo.people import PEOPLE, claims_of, token_of
 
 FILES = {file.name: file.read_bytes() for file in (Path(__file__).parent / "page").iterdir()}
 STRANGER = "http://stranger.localhost:*"
-"""Where the page of another site comes from: browsers resolve every name under .localhost to this machine."""
+"""Origin of another site's page: browsers resolve every name under .localhost to this machine."""
 
 
 async def page(request: HttpRequest) -> HttpResponse:
@@ -21,7 +21,7 @@ async def page(request: HttpRequest) -> HttpResponse:
 
 
 async def stranger(request: HttpRequest) -> HttpResponse:
-    """Another site's page, in a frame: its script may open sockets to anywhere, as any site's may."""
+    """Another site's page, in a frame: its script may open sockets to anywhere, like any site's."""
     return _file("stranger.html", "default-src 'self'; connect-src ws: wss:")
 
 
@@ -32,7 +32,7 @@ async def asset(request: HttpRequest, name: str) -> HttpResponse:
 
 
 async def token(request: HttpRequest, who: str) -> HttpResponse:
-    """A fresh token of one of the demo's people; another origin can't read it, as there is no CORS header."""
+    """A fresh token for one of the demo's users; other origins can't read it, as there is no CORS header."""
     person = PEOPLE.get(who)
     if person is None:
         raise Http404
@@ -41,7 +41,7 @@ async def token(request: HttpRequest, who: str) -> HttpResponse:
 
 
 async def log(request: HttpRequest) -> HttpResponse:
-    """The log's lines behind ``?after=``, and the number to ask with next time."""
+    """The log lines after ``?after=``, and the number for the next request."""
     after = request.GET.get("after", "0")
     lines = recent.after(int(after)) if after.isdecimal() else []
     return _fresh(JsonResponse({"next": recent.count, "lines": lines}))

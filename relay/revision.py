@@ -27,7 +27,7 @@ class Revision(models.Model):
     config = models.BigIntegerField(default=0, help_text="Changes of backends, routes and origins.")
     revocations = models.BigIntegerField(default=0, help_text="Changes of the revocations.")
     kicks = models.BigIntegerField(default=0, help_text="Orders to open sockets: kicks and renewals.")
-    watched = models.BigIntegerField(default=0, help_text="How often somebody looked at the live connections.")
+    watched = models.BigIntegerField(default=0, help_text="Number of views of the live connections.")
 
     class Meta:
         constraints = (models.CheckConstraint(condition=models.Q(pk=1), name="revision_is_one_row"),)

@@ -107,7 +107,7 @@ def test_the_backend_sees_the_identity_and_no_token(page: Page, place: str) -> N
 
 def test_a_made_up_identity_is_replaced(page: Page) -> None:
     """Whatever the client sends under these names is gone."""
-    told(page, "Identity made up")
+    told(page, "A made-up identity")
     expect(page.locator("#explanation")).to_contain_text("knows you as user 1, ada@example.com, role user")
     assert seen(page, "x-user-id") == ["1"]
 
@@ -134,14 +134,14 @@ def test_the_bare_403_is_explained_and_mended(page: Page) -> None:
     expect(page.locator("#explanation")).to_contain_text("Your page sees 1006 and no reason")
     expect(page.locator("#gateway-body")).to_contain_text("request origin not allowed by Upgrader.CheckOrigin")
     expect(page.locator("#mend")).to_contain_text("websocket_origin")
-    told(page, "… and mended")
+    told(page, "… and fixed")
     expect(page.locator("#stamp")).to_have_text("101")
     assert seen(page, "origin") == []
 
 
 def test_a_refusal_can_be_told_by_a_close_code(page: Page) -> None:
     """`refuse_with = "close"`: the page reads what a status would hide from it."""
-    told(page, "Told by a close code")
+    told(page, "With a close code")
     expect(page.locator("#explanation")).to_have_text(re.compile("Your page was told: 4502, “[^.”]+.”$"))
 
 
@@ -156,7 +156,7 @@ def test_a_socket_that_ends_at_once_keeps_the_lines_about_its_end(page: Page) ->
             held.append(route)
 
     page.route("**/demo/log?*", hold_the_first)
-    told(page, "Told by a close code")
+    told(page, "With a close code")
     expect(page.locator("#gateway .event").last).to_have_text("ws.refused")
     answers = itertools.count(1)
     with page.expect_response(lambda answer: "/demo/log?" in answer.url and next(answers) == 5) as last:
@@ -187,7 +187,7 @@ def run_shown(page: Page, demo: Demo, name: str) -> str:
     ("story", "explained", "repeated"),
     [
         ("Another site’s page", "refused: 403 origin_not_allowed", "403 Forbidden"),
-        ("Identity made up", "x-user-id: 1\n", '["x-user-id", "1"]'),
+        ("A made-up identity", "x-user-id: 1\n", '["x-user-id", "1"]'),
         ("A forged token", "refused: 403 role_required", "403 Forbidden"),
         ("A path with two readings", "refused: 400 bad_path", "400 Bad Request"),
     ],
@@ -229,14 +229,14 @@ def test_too_many_messages_are_refused(page: Page) -> None:
 def test_a_socket_ends_with_its_token(page: Page, demo: Demo) -> None:
     """4401 within a second of `exp`."""
     short_lived(page, demo, "bo", 2)
-    told(page, "The token ends")
+    told(page, "The token expires")
     expect(page.locator("#headline")).to_have_text("Closed with 4401, “token expired”")
 
 
 def test_a_renewed_token_keeps_the_socket(page: Page, demo: Demo) -> None:
     """The same socket goes on ticking behind the old token's end."""
     short_lived(page, demo, "bo", 4)
-    told(page, "The token ends")
+    told(page, "The token expires")
     expect(page.locator("#messages .in").first).to_be_visible()
     short_lived(page, demo, "bo", 60)
     page.get_by_role("button", name="Renew the token").click()
@@ -310,7 +310,7 @@ CONTRASTS = """() => {
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("story", ["The bare 403", "Identity made up"])
+@pytest.mark.parametrize("story", ["The bare 403", "A made-up identity"])
 def test_every_text_can_be_read(page: Page, scheme: str, story: str) -> None:
     """WCAG 1.4.3: contrast of at least 4.5, in both colour schemes, with a good and a bad result on show."""
     page.emulate_media(color_scheme=scheme, reduced_motion="reduce")  # type: ignore[arg-type]

@@ -100,7 +100,7 @@ def test_a_child_that_dies_ends_the_other(tmp_path: Path, command: str, name: st
     with running_demo(tmp_path) as demo:
         os.kill(demo.child(command), signal.SIGKILL)
         assert demo.wait() == 1
-        assert f"The {name} ended by itself, with status -9; it says why above.\n" in demo.lines
+        assert f"The {name} ended by itself with status -9: see its output above.\n" in demo.lines
         assert not is_open(demo.port)
         assert not is_open(demo.backend_port)
 
@@ -112,7 +112,7 @@ def test_a_port_in_use_is_told_in_one_line(tmp_path: Path) -> None:
         done = run(tmp_path, port)
     assert done.returncode == 1
     assert done.stderr == (
-        f"Port {port} is in use: stop what listens there, or take another one: make run PORT={port + 1}\n"
+        f"Port {port} is in use: stop what is listening there, or use another: make run PORT={port + 1}\n"
     )
     assert list(tmp_path.iterdir()) == []
 
@@ -121,7 +121,7 @@ def test_a_port_in_use_is_told_in_one_line(tmp_path: Path) -> None:
 def test_a_port_that_is_none_is_told_in_one_line(tmp_path: Path, port: str) -> None:
     """The variable, its value and the mend."""
     done = run(tmp_path, port)
-    assert (done.returncode, done.stderr) == (1, f"PORT: {port!r} is no port; for example: make run PORT=8001\n")
+    assert (done.returncode, done.stderr) == (1, f"PORT: {port!r} is not a port; for example: make run PORT=8001\n")
 
 
 def test_each_port_has_data_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

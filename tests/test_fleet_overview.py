@@ -74,7 +74,7 @@ def test_the_gone_are_shown_and_count_nothing() -> None:
         ("gw1:1", "serving", 0),
         ("gw1:2", "gone", 0),
     ]
-    assert problems() == ["process gw1:2 was last heard of 12 s ago, and did not say goodbye"]
+    assert problems() == ["process gw1:2 last reported 12 s ago, and did not sign off"]
 
 
 def test_a_process_that_has_not_told_figures_yet_is_there() -> None:
@@ -85,7 +85,7 @@ def test_a_process_that_has_not_told_figures_yet_is_there() -> None:
 
 def test_without_any_process_that_is_the_problem() -> None:
     """Somebody else serves the admin, or it has just begun."""
-    assert problems() == ["no process of the gateway has been heard of lately; its log says why"]
+    assert problems() == ["no process of the gateway has reported recently; its log says why"]
 
 
 @pytest.mark.parametrize(

@@ -124,7 +124,7 @@ def test_reserved_bits_that_no_extension_explains(wrong: bytes) -> None:
     [
         pytest.param({"opcode": 0x3}, "the reserved opcode 0x3", id="reserved data opcode"),
         pytest.param({"opcode": 0xB}, "the reserved opcode 0xb", id="reserved control opcode"),
-        pytest.param({"opcode": CONTINUATION}, "a continuation of no message", id="continuation of nothing"),
+        pytest.param({"opcode": CONTINUATION}, "a continuation frame without a message", id="continuation of nothing"),
         pytest.param({"opcode": PING, "fin": False}, "a fragmented control frame", id="fragmented ping"),
         pytest.param({"opcode": CLOSE, "fin": False}, "a fragmented control frame", id="fragmented close"),
         pytest.param({"opcode": PING, "payload": b"x" * 126}, "a control frame of more than 125 bytes", id="long ping"),
@@ -173,7 +173,7 @@ def test_a_message_inside_of_a_message_is_a_violation(opcode: int) -> None:
     """§5.4: fragments of one message are not interleaved with another's."""
     first = frame(TEXT, b"a", fin=False)
     passed, scanner = scan(first + frame(opcode, b"b"))
-    assert (passed, scanner.verdict) == (first, Violation(1002, "a new message inside of a fragmented one"))
+    assert (passed, scanner.verdict) == (first, Violation(1002, "a new message inside a fragmented one"))
 
 
 def test_a_reason_that_is_not_utf8_is_invalid_data() -> None:

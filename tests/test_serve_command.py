@@ -136,7 +136,7 @@ def test_a_port_in_use(site: served.Site) -> None:
         done = site.command("serve", "-p", port, "--workers", "2")
     assert done.returncode == 1
     assert done.stderr == (
-        f"CommandError: can't listen on 127.0.0.1:{port}: another program listens there; "
+        f"CommandError: can't listen on 127.0.0.1:{port}: another program is listening there; "
         "stop it, or choose another port with -p\n"
     )
 

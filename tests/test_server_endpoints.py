@@ -75,7 +75,7 @@ def test_endpoints_that_make_no_sense(text: str, reason: str) -> None:
     ("text", "reason"),
     [
         ("tcp:0:interface=192.0.2.1", "no such address; choose another with -b"),
-        ("tcp:0:interface=no.such.host.invalid", "give an address of this machine with -b"),
+        ("tcp:0:interface=no.such.host.invalid", "choose an address of this machine with -b"),
         ("unix:/no/such/directory/x", "No such file or directory"),
         ("fd:fileno=987", "file descriptor 987 is not a socket: Bad file descriptor"),
         ("systemd:domain=INET:index=0", "systemd passed 0 sockets"),
@@ -92,7 +92,7 @@ def test_a_port_in_use_is_named() -> None:
     """And how to get another."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        with pytest.raises(EndpointError, match=rf"127.0.0.1:{port}: another program listens there; .* with -p"):
+        with pytest.raises(EndpointError, match=rf"127.0.0.1:{port}: another program is listening there; .* with -p"):
             Endpoint.parse(f"tcp:{port}:interface=127.0.0.1").open()
 
 
@@ -102,7 +102,7 @@ def test_a_stale_unix_socket_is_replaced_and_a_live_one_is_not(tmp_path: Path) -
     endpoint = Endpoint.parse(f"unix:{path}:mode=600")
     with endpoint.open():
         assert path.stat().st_mode & 0o777 == 0o600
-        with pytest.raises(EndpointError, match="another program listens there"):
+        with pytest.raises(EndpointError, match="another program is listening there"):
             endpoint.open()
     with endpoint.open() as again:
         assert endpoint.url(again) == f"unix:{path}"
@@ -114,7 +114,7 @@ def test_a_stale_unix_socket_is_replaced_and_a_live_one_is_not(tmp_path: Path) -
 
 def test_an_adopted_socket_has_to_listen() -> None:
     """A client's socket accepts nobody."""
-    with socket.socket() as mine, pytest.raises(EndpointError, match="doesn't listen"):
+    with socket.socket() as mine, pytest.raises(EndpointError, match="not listening"):
         adopt(mine.fileno())
 
 
@@ -202,7 +202,7 @@ async def test_several_endpoints_at_once(tmp_path: Path) -> None:
     ("options", "reason"),
     [
         (["--proxy-headers"], "UsageError: --proxy-headers believes every peer; set TRUSTED_PROXIES instead"),
-        (["--access-log", "-"], "UsageError: --access-log would write the tokens of queries"),
+        (["--access-log", "-"], "UsageError: --access-log would write tokens in queries"),
         (["--ping-interval", "soon"], "UsageError: argument --ping-interval: invalid int value: 'soon'"),
         (["--nonsense"], "UsageError: unrecognized arguments: --nonsense"),
         (["-e", "nonsense"], "EndpointError: endpoint 'nonsense': 'nonsense' is not supported"),

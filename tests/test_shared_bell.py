@@ -81,7 +81,7 @@ async def test_redis_that_goes_and_comes_back(server: servers.Redis, caplog: pyt
         await until(lambda: ear.heard == 3)
     lost, found = [record.getMessage() for record in caplog.records]
     assert lost.startswith("redis unreachable: changes are found in the database, a moment later: ")
-    assert found == "redis is there again: changes are heard at once"
+    assert found == "redis is reachable again: changes take effect at once"
     assert all(record.exc_info is None for record in caplog.records)
 
 

@@ -195,7 +195,7 @@ async def test_an_outage(other: Other, answer: bytes | None, warnings: Callable[
         await until(lambda: link.up)
         assert await link.ask(TAKE) == 0
         assert link.warning == ""
-        assert warnings()[1].startswith("book is there again after ")
+        assert warnings()[1].startswith("book is reachable again after ")
         assert len(warnings()) == 2
 
 

@@ -111,7 +111,7 @@ def test_whoever_can_not_be_told_stops_nobody(site: served.Site, tmp_path: Path)
     """Left over in an environment, say: a warning."""
     site.environment["NOTIFY_SOCKET"] = f"{tmp_path}/nobody"
     with served.serving(site) as server:
-        server.wait_for(lambda line: "READY=1 could not be said: No such file" in str(line.get("message")))
+        server.wait_for(lambda line: "READY=1 could not be sent: No such file" in str(line.get("message")))
         assert server.stop() == 0
 
 

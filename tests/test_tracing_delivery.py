@@ -121,7 +121,7 @@ async def test_a_collector_that_comes_back_is_told(site: served.Site) -> None:
                 broken.set()
                 await front.request("/open/y")
                 line = await front.logged(lambda line: "reach the collector again" in line.get("message", ""))
-    assert line["message"] in {f"traces reach the collector again; {lost} spans did not" for lost in (1, 2)}
+    assert line["message"] in {f"traces reach the collector again; {lost} spans were lost" for lost in (1, 2)}
 
 
 # The end of the process

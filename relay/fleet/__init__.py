@@ -1,4 +1,4 @@
-"""What all processes together are doing, told through the database, so that any of them can show it in the admin.
+"""What all processes are doing, shared through the database, so that any of them can show it in the admin.
 
-Each process writes of itself (`reporter`); nobody writes of another. Idle, that is one small row every 2 s.
+Each process writes only about itself (`reporter`). When idle, that is one small row every 2 s.
 """

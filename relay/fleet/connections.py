@@ -1,7 +1,7 @@
-"""The live WebSockets of all processes, as of now: asked for through the database, answered within a second.
+"""The current live WebSockets of all processes: requested through the database, answered within a second.
 
-Somebody who looks counts `Revision.watched` up and waits until every living process has listed its sockets for that
-look. Without anybody who looks there is nothing to do, and no list is kept.
+A viewer increments `Revision.watched`, and waits until every living process has listed its sockets for that view. While
+nobody is viewing, there is nothing to do, and no list is kept.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from relay.models import Revision
 from relay.routing.snapshot import Backend, Route, Url
 
 PATIENCE = 1.2
-"""Seconds to wait for all processes: a watcher looks every 0.4 s, and a long list takes its time to write."""
+"""Seconds to wait for all processes: a watcher polls every 0.4 s, and a long list takes a while to write."""
 
 _PAUSE = 0.02
 
@@ -28,8 +28,8 @@ class Look:
     """How complete the lists are.
 
     Attributes:
-        silent: Processes whose list is an older one, as they have not answered in time.
-        unlisted: Sockets that were too many to be listed.
+        silent: Processes whose list is out of date, as they have not answered in time.
+        unlisted: Number of sockets that exceeded the length of the lists.
     """
 
     silent: tuple[Process, ...] = ()
@@ -38,7 +38,7 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A listed socket as `relay.routing.endings` and `relay.identity.revocation` judge one."""
+    """A listed socket, in the form that `relay.routing.endings` and `relay.identity.revocation` judge."""
 
     row: LiveConnection
     identity: Identity | None
@@ -63,7 +63,8 @@ class Listed:
 
 
 def look(patience: float = PATIENCE) -> Look:
-    """Have every living process list its sockets anew, and wait for them. Not inside a transaction: they could not see.
+    """Have every living process list its sockets anew, and wait for that. Don't call this inside a transaction, which
+    would hide the request from them.
 
     Raises:
         django.db.Error: The database can't be reached.
@@ -81,6 +82,6 @@ def look(patience: float = PATIENCE) -> Look:
 
 
 def listed() -> Iterator[Listed]:
-    """The sockets of the living processes, as of the last look."""
+    """The sockets of the living processes, as last listed."""
     rows = LiveConnection.objects.filter(process__in=Process.objects.living())
     return map(Listed.of, rows.iterator())

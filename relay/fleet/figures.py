@@ -1,4 +1,4 @@
-"""One process in figures: rates, refusals and latencies of the last moments, out of counts that only grow. Pure."""
+"""One process's figures: recent rates, refusals and latencies, computed from counts that only grow. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from relay.live.metrics import Totals
 
 MINUTE = 60.0
 RATE_WINDOW = 10.0
-"""Seconds over which a rate is taken: long enough to be calm, short enough to show what begins."""
+"""Seconds over which a rate is averaged: long enough to be steady, short enough to show changes."""
 
 SLOT = 10
 """Seconds of one sample."""
@@ -29,11 +29,11 @@ class UrlFigures(TypedDict):
 
 class BackendFigures(TypedDict):
     urls: list[UrlFigures]
-    answers: list[tuple[int, int]]  # of the last minute: class of latency, count
+    answers: list[tuple[int, int]]  # of the last minute: latency class, count
 
 
 class Figures(TypedDict):
-    """`Process.figures`. Rates are per second, counts without another word of the last minute."""
+    """`Process.figures`. Rates are per second; counts are for the last minute unless noted."""
 
     sockets: list[tuple[str, str, int]]  # live ones by route and backend
     requests: float
@@ -45,7 +45,7 @@ class Figures(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """What happened in the ten seconds from `begin` (Unix time) on: the values of a `Sample`."""
+    """What happened in the ten seconds from `begin` (Unix time): the values of a `Sample`."""
 
     begin: int
     sockets: int
@@ -57,12 +57,12 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a process has to say of itself at one moment.
+    """A process's report about itself at one moment.
 
     Attributes:
-        revision: Of the configuration, as far as it has followed it.
-        config_age: Seconds since it last knew its configuration to be current.
-        slot: The one that has just ended, if one has.
+        revision: Revision of the configuration in force.
+        config_age: Seconds since the configuration was last known to be current.
+        slot: The slot that has just ended, if any.
     """
 
     figures: Figures
@@ -74,17 +74,17 @@ class Report:
 
 
 class Observer:
-    """Remembers the counts of the last minute."""
+    """Computes figures from the counts of the last minute."""
 
     def __init__(self) -> None:
         self._past: deque[tuple[float, Totals]] = deque()
         self._slot_began: tuple[int, Totals] | None = None
 
     def look(self, totals: Totals, backends: Mapping[str, BackendHealth], now: float) -> Figures:
-        """The figures of this moment.
+        """The current figures.
 
         Args:
-            now: By a clock that never jumps.
+            now: Monotonic seconds.
         """
         self._past.append((now, totals))
         while now - self._past[0][0] > MINUTE:
@@ -110,10 +110,10 @@ class Observer:
         }
 
     def slot(self, totals: Totals, wall: float) -> Slot | None:
-        """The ten seconds that ended since the last call, or None; counts that came late are the next one's.
+        """The slot that ended since the last call, or None; late counts go to the next one.
 
         Args:
-            wall: Unix time. A small step back is waited out; from a larger one on, slots are told again.
+            wall: Unix time. After a small step back no slot is returned for a while; after a larger one, slots repeat.
         """
         begin = int(wall) // SLOT * SLOT
         before, self._slot_began = self._slot_began, self._slot_began or (begin, totals)

@@ -1,4 +1,4 @@
-"""All processes in one picture: what the dashboard shows."""
+"""A summary of all processes, for the dashboard."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from relay.live.latency import CLASSES, quantile
 from relay.models import Backend, Revision
 
 STALE_AFTER = 5.0
-"""Seconds without news of the database after which a process's configuration is called stale."""
+"""Seconds without an update from the database after which a process's configuration counts as stale."""
 
 OVERLAP = 30
-"""Seconds of samples that are given once more: processes don't write them in the same moment."""
+"""Seconds of samples that are sent again: processes don't write them at the same moment."""
 
 FAILURES = ("backend_unreachable", "backend_timeout", "backend_protocol_error", "backend_refused")
 
@@ -30,10 +30,10 @@ Json = dict[str, Any]
 
 
 def overview(since: int = 0) -> Json:
-    """The state of the gateway, as JSON; rates are per second, counts of the last minute, times in seconds.
+    """The state of the gateway as JSON; rates are per second, counts are for the last minute, times in seconds.
 
     Args:
-        since: Unix time; samples from shortly before it on are given. 0: those of the last hour.
+        since: Unix time; samples from shortly before it are included. 0: those of the last hour.
 
     Raises:
         django.db.Error: The database can't be reached.
@@ -60,7 +60,7 @@ def overview(since: int = 0) -> Json:
 
 
 def backends() -> list[Json]:
-    """Each configured backend, as all living processes together see it."""
+    """Each configured backend, as seen by all living processes."""
     return _backends([row.figures for row in Process.objects.living() if row.figures])
 
 
@@ -68,7 +68,7 @@ def backends() -> list[Json]:
 
 
 def _process(row: Any) -> Json:
-    """One process; of one that is gone, the figures say nothing any more."""
+    """One process; if it is gone, without its figures."""
     gone = row.silence >= GONE_AFTER
     return {
         "name": str(row),
@@ -97,7 +97,7 @@ def _sums(living: Sequence[Figures]) -> Json:
 
 
 def _routes(living: Iterable[Figures]) -> list[Json]:
-    """Live sockets by route and backend, the most first."""
+    """Live sockets by route and backend, largest number first."""
     sockets: Counter[tuple[str, str]] = Counter()
     for figures in living:
         for route, backend, n in figures["sockets"]:
@@ -109,7 +109,7 @@ def _routes(living: Iterable[Figures]) -> list[Json]:
 
 
 def _backends(living: Sequence[Figures]) -> list[Json]:
-    """Each configured backend, as all processes together see it."""
+    """Each configured backend, as seen by these processes."""
     failures = _failures()
     return [
         _backend(row, [f["backends"][row.name] for f in living if row.name in f["backends"]], failures.get(row.name))
@@ -140,7 +140,7 @@ def _backend(row: Backend, seen: Sequence[BackendFigures], failure: Json | None)
 
 
 def _state(row: Backend, urls: Sequence[Json]) -> str:
-    """``up``, ``partly``, ``down``; ``unasked`` without a health path; ``unknown`` while no process has told."""
+    """``up``, ``partly``, ``down``; ``unasked`` without a health path; ``unknown`` until a process has reported."""
     if not row.enabled:
         return "disabled"
     if not urls:
@@ -153,7 +153,7 @@ def _state(row: Backend, urls: Sequence[Json]) -> str:
 
 
 def _failures() -> dict[str, Json]:
-    """By backend, how often it failed a request or handshake in the last minute, and the last cause."""
+    """By backend, how many requests or handshakes it failed in the last minute, and the last cause."""
     recent = RefusalRecord.objects.filter(at__gt=Now() - timedelta(minutes=1), code__in=FAILURES)
     found = {row["backend"]: row for row in recent.order_by().values("backend").annotate(n=Count("pk"), last=Max("pk"))}
     details = dict(
@@ -170,17 +170,17 @@ def _answers(seen: Iterable[BackendFigures]) -> list[int]:
     return counts
 
 
-# What an operator should look at first
+# What needs an operator's attention
 
 
 def _problems(processes: Sequence[Json], backends: Sequence[Json]) -> Iterator[Json]:
-    """Sentences, and which backend they are about; of the others, the processes tell more."""
+    """Problems as sentences, each with the id of its backend if it is about one."""
     if all(process["state"] == "gone" for process in processes):
-        yield _problem("no process of the gateway has been heard of lately; its log says why")
+        yield _problem("no process of the gateway has reported recently; its log says why")
     for process in processes:
         name, silence = process["name"], process["silence"]
         if process["state"] == "gone":
-            yield _problem(f"process {name} was last heard of {silence:.0f} s ago, and did not say goodbye")
+            yield _problem(f"process {name} last reported {silence:.0f} s ago, and did not sign off")
         elif process["config_error"] or process["config_age"] > STALE_AFTER:
             reason = process["config_error"] or "database unreachable"
             yield _problem(f"process {name} has a configuration that is {process['config_age']:.0f} s old: {reason}")
@@ -210,7 +210,7 @@ def _backend_problems(backend: Json) -> Iterator[str]:
 
 
 def _samples(since: int) -> list[Json]:
-    """The samples of all processes, added up by slot, in order."""
+    """The samples of all processes, summed by slot, in order."""
     slots: dict[int, Json] = {}
     for row in Sample.objects.filter(slot__gt=since).order_by("slot"):
         slot = slots.setdefault(

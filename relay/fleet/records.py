@@ -1,4 +1,4 @@
-"""Refusals and live sockets as rows: what a stranger wrote is masked, made printable and cut before it is kept."""
+"""Refusals and live sockets as rows: a stranger's text is masked, made printable and cut before it is stored."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from relay.live.masking import Masker
 from relay.live.registry import LiveSocket
 
 MOST_AT_ONCE = 50
-"""Refusals of a code kept between two writes; of a flood, the newest are enough to see what it is.
+"""Refusals kept per code between two writes; the newest are enough to recognise a flood.
 
-Each code by itself: what a scanner gets by the hundred must not hide the one refusal that somebody looks for.
+Codes are counted separately: hundreds caused by a scanner must not hide the one refusal that somebody is looking for.
 """
 
 _LONGEST = 2000  # characters of a text
 _KINDS = {"http.refused": RefusalRecord.Kind.HTTP, "ws.refused": RefusalRecord.Kind.WEBSOCKET}
-_ORIGIN = re.compile(r"origin (.+) is not on the list; ", re.DOTALL)  # as relay.access.origin_refused has it
+_ORIGIN = re.compile(r"origin (.+) is not on the list; ", re.DOTALL)  # as written by relay.access.origin_refused
 
 Clean = Callable[[object, int], str]
 _Event = tuple[float, str, Mapping[str, Any]]  # when, its name in the log, its fields
 
 
 def cleaner(masker: Masker) -> Clean:
-    """A function that makes a text fit to be stored and shown: without secrets, controls, or more than so much."""
+    """A function that makes a text safe to store and show: without secrets or control characters, and not too long."""
     return lambda text, longest: printable(masker.text(str(text if text is not None else "")))[:longest]
 
 
 class Trouble:
-    """The latest refusals and failures, until they are written; a listener of `relay.live.log`.
+    """Collects the latest refusals and failures until they are written; a listener of `relay.live.log`.
 
     Args:
         clock: Unix time.
@@ -46,13 +46,13 @@ class Trouble:
         self._latest: defaultdict[str, deque[_Event]] = defaultdict(lambda: deque(maxlen=MOST_AT_ONCE))
 
     def note(self, event: str, fields: Mapping[str, Any]) -> None:
-        """Keep an event; called where it happens, so it does nothing else."""
+        """Keep an event; called where it happens, so it must be fast."""
         self._latest[fields["code"]].append((self._clock(), event, fields))
 
     def take(self, process: str, clean: Clean) -> list[RefusalRecord]:
-        """What has come since the last call, in order.
+        """The records since the last call, in order.
 
-        A backend's failure and the refusal that came of it are one record: they are of one request.
+        A backend's failure and the resulting refusal belong to one request, and become one record.
         """
         found: dict[object, RefusalRecord] = {}
         for at, event, fields in self._drained():
@@ -60,13 +60,13 @@ class Trouble:
         return list(found.values())
 
     def _drained(self) -> list[_Event]:
-        """In order; other threads may go on noting."""
+        """Take all events, in order, while other threads may add more."""
         events = [latest.popleft() for latest in list(self._latest.values()) for _ in range(len(latest))]
         return sorted(events, key=lambda event: event[0])
 
 
 def newest(rows: Iterable[RefusalRecord], most: int = MOST_AT_ONCE) -> list[RefusalRecord]:
-    """The last so many of each code, in order."""
+    """The last `most` of each code, in order."""
     kept: list[RefusalRecord] = []
     seen: Counter[str] = Counter()
     for row in reversed(list(rows)):
@@ -77,7 +77,7 @@ def newest(rows: Iterable[RefusalRecord], most: int = MOST_AT_ONCE) -> list[Refu
 
 
 def refusal(at: float, event: str, fields: Mapping[str, Any], process: str, clean: Clean) -> RefusalRecord:
-    """The row of one event of the log."""
+    """The row for an event of the log."""
     origin = _ORIGIN.match(fields["detail"])
     return RefusalRecord(
         at=datetime.fromtimestamp(at, UTC),
@@ -99,7 +99,7 @@ def refusal(at: float, event: str, fields: Mapping[str, Any], process: str, clea
 
 
 def connection(socket: LiveSocket, process: UUID, clean: Clean) -> LiveConnection:
-    """The row of a live socket."""
+    """The row for a live socket."""
     identity = socket.identity
     return LiveConnection(
         id=socket.id,
@@ -122,7 +122,7 @@ def connection(socket: LiveSocket, process: UUID, clean: Clean) -> LiveConnectio
 
 
 def _moment(unix: float) -> datetime | None:
-    """A moment that calendars know; a token may say that it lives for a million years."""
+    """A datetime, or None if it is out of range: a token may claim to live for a million years."""
     try:
         return datetime.fromtimestamp(unix, UTC)
     except (ValueError, OverflowError, OSError):

@@ -1,8 +1,8 @@
-"""Writes what this process is doing into the database, from a thread of its own.
+"""Writes what this process is doing to the database, from its own thread.
 
-The event loop hands over what it has anyway and goes on; nothing of it waits for the database. While that is away the
-reporter keeps the curves of an hour and the newest refusals, says nothing (the watcher does), and tries again at the
-next report.
+The event loop hands over what it has and goes on, without waiting for the database. While that is unavailable, the
+reporter keeps an hour of curves and the newest refusals, logs nothing (the watcher does), and tries again with the next
+report.
 """
 
 from __future__ import annotations
@@ -36,31 +36,31 @@ from relay.live.registry import LiveSocket
 log = logging.getLogger("relay.fleet")
 
 SAMPLES_KEPT = 3600
-"""Seconds that the curves reach back."""
+"""How many seconds the curves go back."""
 
 REFUSALS_KEPT = 100
-"""Of each code: what a scanner collects by the hundred must not push out what somebody looks for."""
+"""Per code: hundreds caused by a scanner must not push out the one that somebody is looking for."""
 
 PROCESSES_KEPT = timedelta(minutes=10)
-"""So long one that is gone without a word is shown as such."""
+"""How long a process that ended without signing off is shown as gone."""
 
 MOST_CONNECTIONS = 20_000
-"""Of one process in the list; those beyond are counted only."""
+"""Maximum listed per process; any more are only counted."""
 
 CONNECTIONS_KEPT = 60.0
-"""Seconds without a look after which a list of connections is removed: it holds people's names."""
+"""Seconds without a viewer after which a list of connections is removed, as it contains personal data."""
 
 PRUNE_INTERVAL = 60.0
 
 _BATCH = 50
-"""Rows of one statement: few, as the event loop's thread waits while Python puts one together."""
+"""Rows per statement: few, as the event loop's thread has to wait while Python builds it."""
 
 
 class Reporter:
-    """The thread. Everything public returns at once, but `stop`.
+    """The reporting thread. All public methods except `stop` return at once.
 
     Args:
-        secret_names: The configured cookie and query parameter: their values are masked in what is kept.
+        secret_names: The configured cookie and query parameter, whose values are masked in what is stored.
     """
 
     def __init__(self, secret_names: Iterable[str] = ()) -> None:
@@ -68,7 +68,7 @@ class Reporter:
         self._host, self._pid, self._started_at = platform.node() or "localhost", os.getpid(), timezone.now()
         self._clean = records.cleaner(Masker(secret_names))
         self._trouble = records.Trouble()
-        # Handed over by the loop; of the first two only the newest counts.
+        # Handed over by the loop; only the newest of the first two counts.
         self._report: deque[Report] = deque(maxlen=1)
         self._look: deque[tuple[int, Sequence[LiveSocket]]] = deque(maxlen=1)
         self._slots: deque[Slot] = deque(maxlen=SAMPLES_KEPT // SLOT)
@@ -81,24 +81,24 @@ class Reporter:
         self._wake, self._stopping = threading.Event(), threading.Event()
 
     def start(self) -> None:
-        """Begin to listen and to write."""
+        """Start listening and writing."""
         events.listeners.append(self._trouble.note)
         self._thread.start()
 
     def feed(self, report: Report) -> None:
-        """Write this, unless a newer one comes before it could be written."""
+        """Write a report, unless a newer one comes first."""
         self._report.append(report)
         if report.slot is not None:
             self._slots.append(report.slot)
         self._wake.set()
 
     def list_connections(self, look: int, sockets: Sequence[LiveSocket]) -> None:
-        """Write down the live sockets of this process for that look at them (`Revision.watched`)."""
+        """Write this process's live sockets, for the view with this number (`Revision.watched`)."""
         self._look.append((look, sockets))
         self._wake.set()
 
     def stop(self, timeout: float = 2) -> None:
-        """Write the rest, take this process off the record and end; a database that hangs gets `timeout` seconds."""
+        """Write the rest, delete this process's row and end; wait at most `timeout` seconds if the database hangs."""
         with suppress(ValueError):
             events.listeners.remove(self._trouble.note)
         self._stopping.set()
@@ -117,7 +117,7 @@ class Reporter:
             disconnect()
 
     def _try(self, *writes: Callable[[], None]) -> None:
-        """Write as far as it goes; what could not be written waits for the next time."""
+        """Write as much as possible; the rest waits for the next time."""
         try:
             self._file.ask()
             for write in writes:
@@ -125,14 +125,14 @@ class Reporter:
         except (db.Error, OSError):
             disconnect()
         except Exception:
-            # A bug of ours must not end the thread.
-            log.exception("the state of this process can't be written")
+            # Our own bug must not end the thread.
+            log.exception("writing the state of this process failed")
             disconnect()
 
     # What is written
 
     def _write_connections(self) -> None:
-        """First of all, as somebody waits for it."""
+        """Write the list of connections, first of all, as somebody is waiting for it."""
         if not self._look:
             return
         look, sockets = self._look.pop()
@@ -157,7 +157,7 @@ class Reporter:
                 config_error=report.config_error[:200],
                 figures=report.figures,
             )
-            # A slot that comes again, as the clock was put back, replaces what stood there; once in each statement.
+            # If the clock was set back, a repeated slot replaces the old row; a slot occurs once per statement.
             samples = {slot.begin: _sample(self.id, slot) for slot in slots}
             Sample.objects.bulk_create(
                 samples.values(),
@@ -171,7 +171,7 @@ class Reporter:
             self._slots.popleft()
 
     def _write_process(self, **values: Any) -> None:
-        """Its row may have to be made again: others remove it when it was silent for long."""
+        """Update the process's row, or create it again: others remove it after a long silence."""
         if not Process.objects.filter(pk=self.id).update(seen_at=Now(), **values):
             Process.objects.create(
                 id=self.id,
@@ -190,7 +190,7 @@ class Reporter:
             return
         try:
             RefusalRecord.objects.bulk_create(self._refusals)
-        except db.DataError:  # one of them can't be stored: it would be in the way of all that follow
+        except db.DataError:  # one of them can't be stored, and would block all that follow
             self._refusals.clear()
             raise
         codes = {row.code for row in self._refusals}
@@ -206,7 +206,7 @@ class Reporter:
     # What is removed
 
     def _prune(self) -> None:
-        """Each process does it for all: none of them is sure to be there."""
+        """Remove old rows. Every process does so for all, as none of them is certain to be running."""
         now = time.monotonic()
         if now < self._prune_at:
             return

@@ -209,9 +209,8 @@ class Exchange:
             return
         if self._codings and self._codings != [b"chunked"]:
             # The field is dropped, so the coding must be the one that the parser decodes.
-            self._reject(
-                "a Transfer-Encoding other than chunked alone"
-            )  # not its value, which may be anything, even a cookie
+            # Its value is not shown: it may be anything, even a cookie.
+            self._reject("a Transfer-Encoding other than chunked alone")
         if self._silent > MAX_HEAD and sum(len(n) + len(v) + 4 for n, v in self.headers) > MAX_HEAD:
             self._reject(f"the response's head is longer than {MAX_HEAD} bytes")
         self.status = status

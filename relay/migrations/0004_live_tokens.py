@@ -13,7 +13,7 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name='liveconnection',
             name='fingerprint',
-            field=models.CharField(blank=True, db_default='', default='', help_text='Of its token, which a revocation may name.', max_length=64),
+            field=models.CharField(blank=True, db_default='', default='', help_text="Its token's, which a revocation may name.", max_length=64),
         ),
         migrations.AddField(
             model_name='liveconnection',

@@ -1,4 +1,4 @@
-"""server: Daphne, taught what ASGI promises. A plain ASGI 3 server that knows nothing of routes or models.
+"""server: Daphne, completed to what ASGI promises. A generic ASGI 3 server that knows nothing of routes or models.
 
 Daphne's command line, endpoints and Twisted reactor stay (``cli``, ``server``, ``loop``); the sockets are asyncio's, on
 the reactor's own loop, so that uvloop carries them::
@@ -15,13 +15,13 @@ connections of one process share is `relay.server.host.Host`: the application, t
 Extensions beyond ASGI 3, in ``scope["extensions"]``:
 
 ``relay.cancel``
-    The application's task is cancelled when the client goes away, from a handshake until it is answered: it needs no
-    listener on ``receive``.
+    The application's task is cancelled when the client goes away (for a handshake: until it is answered), so it need
+    not listen on ``receive``.
 ``relay.empty_query``
     The request target ended with a question mark: ``query_string`` is empty with and without one.
 ``relay.tunnel`` (websocket)
     After ``websocket.accept``, ``{"type": "relay.tunnel", "attach": attach}`` hands the client's connection over. The
-    server calls ``attach(transport, leftover)``, which takes the asyncio transport (``set_protocol``) and the bytes
-    that came behind the handshake, and returns a future that is done when both ends are closed. If the client has gone
-    before, ``attach`` is not called.
+    server calls ``attach(transport, leftover)``, which takes over the asyncio transport (``set_protocol``) and the
+    bytes that followed the handshake, and returns a future that is done when both ends are closed. If the client has
+    already gone, ``attach`` is not called.
 """

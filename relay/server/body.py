@@ -1,4 +1,4 @@
-"""The body of a request: where it ends, and what it holds (RFC 9112 §6 and §7.1). No I/O."""
+"""Read the body of a request: its content, and where it ends (RFC 9112 §6 and §7.1). No I/O."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ _SIZE_LINE, _DATA_END, _TRAILERS = range(3)
 
 
 class BodyReader(Protocol):
-    """Takes the stream behind a head.
+    """Reads the stream after a head.
 
     Attributes:
         done: The body has ended.
-        rest: What came behind its end: the beginning of the next request.
+        rest: What followed its end: the beginning of the next request.
     """
 
     done: bool
     rest: bytes
 
     def feed(self, data: bytes) -> bytes:
-        """Give the body's bytes in the stream's next ones. Raises Refused where they are malformed."""
+        """Return the body's bytes in the stream's next bytes. Raises Refused if those are malformed."""
 
 
 def reader(length: int, limits: Limits) -> BodyReader | None:
-    """What reads a body of that length; None where there is none."""
+    """A reader for a body of that length; None if there is no body."""
     if length == CHUNKED:
         return ChunkedBody(limits.chunk_overhead)
     return CountedBody(length) if length else None
 
 
 class CountedBody:
-    """Content-Length: so many bytes."""
+    """Content-Length: a fixed number of bytes."""
 
     __slots__ = ("_left", "done", "rest")
 
@@ -57,13 +57,13 @@ class CountedBody:
 
 
 class ChunkedBody:
-    """Transfer-Encoding: chunked. Extensions and trailers are dropped, and together not larger than `overhead`."""
+    """Transfer-Encoding: chunked. Extensions and trailers are dropped, and limited to `overhead` bytes in total."""
 
     __slots__ = ("_left", "_line", "_next", "_overhead", "done", "rest")
 
     def __init__(self, overhead: int) -> None:
-        self._left = 0  # of the chunk's data
-        self._line = b""  # whose end has not come yet
+        self._left = 0  # bytes of the chunk's data
+        self._line = b""  # an incomplete line
         self._next = _SIZE_LINE
         self._overhead = overhead
         self.done = False
@@ -91,7 +91,7 @@ class ChunkedBody:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _part_of_a_line(self, line: bytes) -> bytes:
-        """The line itself, once it is sure that it can still become one: a bare line feed never does."""
+        """Return an incomplete line if it may still become valid; one with a bare line feed can't."""
         if len(line) > 16 + self._overhead:
             raise Refused("chunk extensions or trailers are too large")
         if b"\n" in line or b"\r" in line[:-1] or (self._next == _DATA_END and line != b"\r"):

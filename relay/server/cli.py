@@ -1,4 +1,4 @@
-"""Daphne's command line for our server: its options stay, but for those that would break a promise."""
+"""Daphne's command line for our server, without the options that would break the contract."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ _REFUSED = {
     "proxy_headers": "--proxy-headers believes every peer; set TRUSTED_PROXIES instead",
     "proxy_headers_host": "--proxy-headers-host believes every peer; set TRUSTED_PROXIES instead",
     "proxy_headers_port": "--proxy-headers-port believes every peer; set TRUSTED_PROXIES instead",
-    "access_log": "--access-log would write the tokens of queries; the application logs each request itself",
+    "access_log": "--access-log would write tokens in queries to the log; the application logs each request itself",
 }
 
 _FOR_MESSAGES = {
-    "ping_interval": "a side that is silent is pinged every 20 s",
+    "ping_interval": "a silent side is pinged every 20 s",
     "ping_timeout": "a side has vanished 30 s after a ping without an answer",
-    "websocket_timeout": "a route's idle_timeout ends silent sockets, a token's exp any",
+    "websocket_timeout": "a route's idle_timeout ends silent sockets, and a token's exp ends any",
     "websocket_max_message_size": "a backend's max_message_size is the limit",
     "websocket_max_frame_size": "a backend's max_message_size is the limit",
 }
-"""They count for sockets that are carried as messages, and the gateway carries none so: what counts instead."""
+"""Options for sockets relayed as messages, which the gateway never does under this server; and what applies instead."""
 
 logger = logging.getLogger("relay.server")
 
 
 class UsageError(Exception):
-    """The command line can't be used; its message says why."""
+    """The command line is not valid; the message says why."""
 
 
 class CommandLineInterface(daphne.cli.CommandLineInterface):
-    """Without options a WebSocket may live, and a message may be as large, as the application lets it."""
+    """By default, the application alone limits the lifetime of WebSockets and the size of messages."""
 
     description = "HTTP and WebSocket server for ASGI applications"
     server_class = Server
@@ -67,10 +67,10 @@ class CommandLineInterface(daphne.cli.CommandLineInterface):
         """Serve until a signal ends it.
 
         Args:
-            args: Daphne's; what they say of endpoints has been read, and doesn't count.
+            args: Daphne's; endpoints in them are ignored, as they have already been opened.
 
         Raises:
-            UsageError, EndpointError, StartupFailed: It can't begin.
+            UsageError, EndpointError, StartupFailed: The server can't start.
         """
         options = self.parser.parse_args(args)
         for name, reason in _REFUSED.items():

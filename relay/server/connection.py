@@ -1,4 +1,4 @@
-"""What HTTP and WebSocket connections have in common: a transport whose two directions can both be made to wait."""
+"""The common part of HTTP and WebSocket connections: a transport with backpressure in both directions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Address = tuple[str, int] | tuple[str, None]
 
 
 def address(name: Any) -> Address | None:
-    """ASGI's ``client`` or ``server`` for what a socket says: host and port, or the path of a Unix socket."""
+    """ASGI's ``client`` or ``server`` for a socket name: host and port, or the path of a Unix socket."""
     if isinstance(name, tuple):
         return name[0].removeprefix("::ffff:") if "." in name[0] else name[0], name[1]  # IPv4 on a socket for both
     return (name, None) if name and isinstance(name, str) else None
@@ -33,9 +33,9 @@ class Connection(asyncio.Protocol):
     """The client's end.
 
     Attributes:
-        deadline: Of the event loop's clock: when `_timed_out` is called; 0 for never.
-        writable: Cleared while the client is slow; None as long as it never was.
-        reading: False while the client is made to wait.
+        deadline: When `_timed_out` is called, by the event loop's clock; 0: never.
+        writable: Cleared while the client is slow; None if it never was.
+        reading: False while reading from the client is paused.
     """
 
     __slots__ = (
@@ -67,7 +67,7 @@ class Connection(asyncio.Protocol):
         self._unsent_since = 0.0
 
     def _scope(self, head: Head, **own: Any) -> Scope:
-        """ASGI's scope for a head: what both protocols have in common, and what is one's own."""
+        """ASGI's scope for a head: what both protocols share, and one's own keys."""
         path = head.raw_path.decode("ascii")
         return {
             "asgi": {"version": "3.0", "spec_version": "2.5"},
@@ -117,7 +117,7 @@ class Connection(asyncio.Protocol):
             self._left()
 
     def _check_writing(self, now: float) -> None:
-        """Cut a client that takes nothing of what waits for it."""
+        """Cut off a client that reads none of the data waiting for it."""
         unsent = self.transport.get_write_buffer_size()
         if unsent != self._unsent:
             self._unsent, self._unsent_since = unsent, now
@@ -125,30 +125,30 @@ class Connection(asyncio.Protocol):
             self.transport.abort()
 
     def _hung_up(self) -> bool:
-        """Whether the client has closed its end behind bytes that nobody reads now: the event loop can't see that."""
+        """Whether the client has closed its end after bytes that are still unread: the event loop can't see that."""
         poll = select.poll()
         poll.register(self.transport.get_extra_info("socket").fileno(), _HUNG_UP)
         return bool(poll.poll(0))
 
     def _timed_out(self) -> None:
-        """`deadline` has come."""
+        """Called when `deadline` has passed."""
         raise NotImplementedError
 
     def _left(self) -> None:
-        """The client has gone."""
+        """Called when the client has gone."""
         raise NotImplementedError
 
     # The end:
 
     def busy(self) -> bool:
-        """Something is still to be done, or written, for this client."""
+        """Whether something is still to be done, or written, for this client."""
         return self.transport.get_write_buffer_size() > 0
 
     def drain(self) -> None:
-        """No new work from now on."""
+        """Accept no new work from now on."""
 
     def linger(self, seconds: float) -> None:
-        """Close, but read on for a while: a reset on unread bytes would destroy our answer (RFC 9112 §9.6)."""
+        """Close, but read on for a while: a reset because of unread bytes could destroy our answer (RFC 9112 §9.6)."""
         self.deadline = self.loop.time() + seconds
         self.resume_reading()
         if self.transport.can_write_eof():
@@ -156,6 +156,6 @@ class Connection(asyncio.Protocol):
                 self.transport.write_eof()
 
     def reset(self) -> None:
-        """End the connection in a way that no client can take for the end of a message."""
+        """Reset the connection, so that no client takes this for the end of a message."""
         self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         self.transport.abort()

@@ -1,14 +1,14 @@
-"""Where the server listens: Daphne's (Twisted's) endpoint strings, and the sockets they name.
+"""Where the server listens: Daphne's (Twisted's) endpoint strings, and the sockets they describe.
 
 ======================================================  ===============================================
-``tcp:port=8000:interface=127.0.0.1``                   an empty interface is every IPv4 one
+``tcp:port=8000:interface=127.0.0.1``                   an empty interface means every IPv4 one
 ``ssl:port=443:privateKey=k.pem:certKey=c.pem``         also ``extraCertChain``, ``interface``
 ``unix:/run/gateway.sock:mode=660``                     a stale socket file is replaced
-``fd:fileno=3``                                         a socket that listens already
+``fd:fileno=3``                                         a socket that is already listening
 ``systemd:domain=INET:index=0`` (or ``name=…``)         passed by systemd (sd_listen_fds(3))
 ======================================================  ===============================================
 
-A colon inside a value is written ``\\:``. All but the first two take no ``backlog``.
+A colon inside a value is written ``\\:``. Only the first two take a ``backlog``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from pathlib import Path
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8000
 BACKLOG = 2048
-"""Connections that wait for `accept`: a reconnect storm after a deploy is larger than Twisted's 50."""
+"""Connections waiting for `accept`: a reconnect storm after a deploy exceeds Twisted's 50."""
 
 _OPTIONS = {
     "tcp": ("port", "interface", "backlog"),
@@ -41,7 +41,7 @@ _FIRST_INHERITED = 3  # sd_listen_fds(3)
 
 
 class EndpointError(Exception):
-    """An endpoint can't be used; its message says why, and what to do."""
+    """An endpoint can't be used; the message says why, and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +89,12 @@ class Endpoint:
                 return _tcp(self.options.get("interface", ""), int(self.options["port"]), backlog)
 
     def remove(self) -> None:
-        """Leave no socket file behind."""
+        """Remove the socket file, if there is one."""
         if self.kind == "unix":
             Path(self.options["address"]).unlink(missing_ok=True)
 
     def tls(self) -> ssl.SSLContext | None:
-        """What encrypts its connections; None where nothing does. Raises EndpointError."""
+        """The TLS context for its connections; None without TLS. Raises EndpointError."""
         if self.kind != "ssl":
             return None
         key = self.options.get("privateKey", "server.pem")
@@ -111,7 +111,7 @@ class Endpoint:
         return context
 
     def url(self, opened: socket.socket) -> str:
-        """What a client connects to."""
+        """The url that a client connects to."""
         name = opened.getsockname()
         if opened.family == socket.AF_UNIX:
             return f"unix:{name}"
@@ -120,7 +120,7 @@ class Endpoint:
 
 
 Opened = tuple[Endpoint, socket.socket]
-"""An endpoint and its socket, which listens."""
+"""An endpoint and its listening socket."""
 
 
 def descriptions(
@@ -139,12 +139,12 @@ def descriptions(
 
 
 def adopt(fileno: int) -> socket.socket:
-    """A socket of another process. Raises EndpointError."""
+    """A listening socket inherited from another process. Raises EndpointError."""
     try:
         adopted = socket.socket(fileno=fileno)
         if not adopted.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
             adopted.detach()
-            raise EndpointError(f"file descriptor {fileno} is a socket that doesn't listen")
+            raise EndpointError(f"file descriptor {fileno} is a socket, but is not listening")
     except OSError as exc:
         raise EndpointError(f"file descriptor {fileno} is not a socket: {exc.strerror}") from None
     return adopted
@@ -155,7 +155,7 @@ def _tcp(interface: str, port: int, backlog: int) -> socket.socket:
     try:
         found = socket.getaddrinfo(interface or "0.0.0.0", port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (socket.gaierror, OverflowError) as exc:
-        raise EndpointError(f"can't listen on {where}: {exc}; give an address of this machine with -b") from None
+        raise EndpointError(f"can't listen on {where}: {exc}; choose an address of this machine with -b") from None
     family, _, _, _, address = min(found, key=lambda info: info[0] != socket.AF_INET)
     opened = socket.socket(family, socket.SOCK_STREAM)
     opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -171,9 +171,9 @@ def _tcp(interface: str, port: int, backlog: int) -> socket.socket:
 def _mend(exc: OSError) -> str:
     match exc.errno:
         case errno.EADDRINUSE:
-            return "another program listens there; stop it, or choose another port with -p"
+            return "another program is listening there; stop it, or choose another port with -p"
         case errno.EACCES:
-            return "not permitted; ports below 1024 need privileges, choose another with -p"
+            return "not permitted; ports below 1024 need privileges: choose another with -p"
         case errno.EADDRNOTAVAIL:
             return "this machine has no such address; choose another with -b"
         case _:
@@ -186,7 +186,7 @@ def _unix(path: Path, mode: int) -> socket.socket:
         with suppress(FileNotFoundError):
             if stat.S_ISSOCK(path.stat().st_mode):
                 if _answers(path):
-                    raise EndpointError(f"can't listen on {path}: another program listens there; stop it")
+                    raise EndpointError(f"can't listen on {path}: another program is listening there; stop it")
                 path.unlink()
         opened.bind(str(path))
         path.chmod(mode)
@@ -213,5 +213,5 @@ def _of_systemd(options: dict[str, str]) -> int:
     else:
         index = int(options.get("index", "0"))
     if index >= count:
-        raise EndpointError(f"systemd passed {count} sockets, and this is none of them; see systemd.socket(5)")
+        raise EndpointError(f"systemd passed {count} sockets, and this is not one of them; see systemd.socket(5)")
     return _FIRST_INHERITED + index

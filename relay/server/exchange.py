@@ -1,4 +1,4 @@
-"""One request and its response, as the application sees them: ASGI's ``receive`` and ``send``."""
+"""One request and its response as the application sees them, through ASGI's ``receive`` and ``send``."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("relay.server")
 
-_SMALL = 16_384  # bytes that are cheaper to copy together than to write apart
+_SMALL = 16_384  # bytes that are cheaper to join than to write separately
 
 
 class Exchange:
-    """Stands between a connection and one run of the application.
+    """Connects a connection with one run of the application.
 
     Attributes:
-        head: Of the request.
-        response: What has been sent so far.
-        body_ended: All of the request has arrived.
-        buffered: Bytes of its body that the application has yet to read.
-        gone: The client has left, or was cut off: what the application still sends is dropped.
-        task: The application's.
+        head: The request's head.
+        response: The response so far.
+        body_ended: The whole request has arrived.
+        buffered: Bytes of the body that the application has yet to read.
+        gone: The client has left, or was cut off: whatever the application still sends is dropped.
+        task: The application's task.
     """
 
     __slots__ = (
@@ -57,7 +57,7 @@ class Exchange:
         self._body: list[bytes] = []
         self.buffered = 0
         self._body_read = False  # to its end, by the application
-        self._arrived: asyncio.Event | None = None  # made for the first wait: most requests never do
+        self._arrived: asyncio.Event | None = None  # created for the first wait: most requests never wait
 
     # For the connection:
 
@@ -70,12 +70,12 @@ class Exchange:
         self._wake()
 
     def drop(self) -> None:
-        """Nothing the application still sends is wanted."""
+        """Drop whatever the application still sends."""
         self.gone = True
         self._wake()
 
     def leave(self) -> None:
-        """The client has gone: nobody waits for what the application does (``relay.cancel``)."""
+        """The client has gone: cancel the application (``relay.cancel``)."""
         self.drop()
         if self.task is not None:
             self.task.cancel()
@@ -87,9 +87,9 @@ class Exchange:
     # The application:
 
     async def run(self) -> None:
-        """Run it, and end a response that it leaves undone, in a way that the client can see."""
+        """Run the application; if it leaves the response unfinished, end that so that the client can tell."""
         host = self._connection.host
-        host.applications.add(self)  # not before: a task that is cancelled at once never comes here
+        host.applications.add(self)  # not earlier: a task that is cancelled at once never gets here
         try:
             await host.application(self.scope, self.receive, self.handle_reply)
         except Exception as exc:
@@ -101,7 +101,7 @@ class Exchange:
             host.application_ended(self)
 
     async def receive(self) -> Message:
-        """ASGI: the body as it arrives; ``http.disconnect`` once the client or the response are done."""
+        """ASGI's ``receive``: the body as it arrives; ``http.disconnect`` once the client or the response is done."""
         while not self.gone and not self.response.complete:
             if self._body or (self.body_ended and not self._body_read):
                 return self._request()
@@ -125,7 +125,7 @@ class Exchange:
         return {"type": "http.request", "body": body, "more_body": not self.body_ended}
 
     async def handle_reply(self, message: Message) -> None:
-        """ASGI's ``send``: write it, and wait while the client is slow."""
+        """ASGI's ``send``: write the message, and wait while the client is slow."""
         if self.gone:
             return
         kind = message["type"]
@@ -140,7 +140,7 @@ class Exchange:
                 await self._connection.writable.wait()
         elif kind == "http.response.start":
             self.response.start(message)
-            # The head goes out with the first piece of the body, or alone where that is not there at once.
+            # The head goes out with the first piece of the body, or alone if that does not follow at once.
             self._connection.loop.call_soon(self._write_head)
         else:
             raise ApplicationError(f"{kind} does not belong to an HTTP request")

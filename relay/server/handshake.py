@@ -1,4 +1,4 @@
-"""The opening handshake of a WebSocket, the server's part of it (RFC 6455 §4.2). No I/O."""
+"""The server's part of a WebSocket's opening handshake (RFC 6455 §4.2). No I/O."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _OURS = frozenset({b"upgrade", b"connection", b"sec-websocket-accept", b"sec-web
 
 
 def check(head: Head) -> bytes:
-    """The handshake's key.
+    """Check a handshake, and return its key.
 
     Raises:
-        Refused: It is not one that can be accepted.
+        Refused: The handshake can't be accepted.
     """
     if head.method != "GET":
         raise Refused("a WebSocket handshake is a GET (RFC 6455 §4.1)")
@@ -48,16 +48,16 @@ def _is_key(key: bytes) -> bool:
 
 
 def subprotocols(headers: RawHeaders) -> list[str]:
-    """What the client offers, in its order."""
+    """The subprotocols that the client offers, in its order."""
     values = b",".join(_values(headers, b"sec-websocket-protocol")).decode("latin-1")
     return [word.strip(" \t") for word in values.split(",") if word.strip(" \t")]
 
 
 def accepted(key: bytes, subprotocol: str | None, offered: Iterable[str], headers: RawHeaders) -> bytes:
-    """The 101.
+    """The 101 response.
 
     Args:
-        headers: Further fields; those of the handshake itself are the server's.
+        headers: Additional fields; the server sets those of the handshake itself.
 
     Raises:
         ApplicationError: The client didn't offer that subprotocol (RFC 6455 §4.2.2), or a field can't be sent.

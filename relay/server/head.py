@@ -1,7 +1,7 @@
-"""The head of a request: from bytes to a judged `Head`, or to the reason why it is `Refused`. No I/O.
+"""Parse the head of a request into a checked `Head`, or raise `Refused`. No I/O.
 
-llhttp parses it, strictly. Its own leniencies, and what it leaves to its user, are judged here: a request that two
-programs could read differently goes no further (RFC 9112 §11.2, "request smuggling").
+llhttp parses it, strictly. What llhttp still tolerates, or leaves to its user, is checked here: a request that two
+programs could read differently is refused (RFC 9112 §11.2, "request smuggling").
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ _ABSOLUTE = re.compile(rb"(?i:https?)://([^/?]+)(/[^?]*)?(\?.*)?")
 
 @dataclass(slots=True, eq=False)
 class Head:
-    """A request whose framing is beyond doubt.
+    """A request with unambiguous framing.
 
     Attributes:
-        minor: 1 or 0, of HTTP/1.x.
+        minor: Minor version of HTTP/1.x: 1 or 0.
         raw_path: As sent, without the query; ``*`` for OPTIONS only.
-        query: What stands behind the question mark; None: there is none.
+        query: What follows the question mark; None if there is none.
         headers: In order, names lowercase, values without surrounding white space.
-        keep_alive: The client lets the connection live on (RFC 9112 §9.3).
-        length: Of the body in bytes; `CHUNKED`.
+        keep_alive: The client allows the connection to be reused (RFC 9112 §9.3).
+        length: Of the body, in bytes, or `CHUNKED`.
         expects_continue: The client waits for a 100 before it sends the body (RFC 9110 §10.1.1).
-        websocket: It asks for an upgrade to WebSocket; other upgrades are not offered (RFC 9110 §7.8).
+        websocket: The client asks for an upgrade to WebSocket; other upgrades are ignored (RFC 9110 §7.8).
     """
 
     method: str
@@ -52,7 +52,7 @@ class Head:
 
 
 def extensions(head: Head, *names: str) -> dict[str, dict[str, object]]:
-    """An ASGI scope's ``extensions``: those of the protocol, and what only this head has."""
+    """An ASGI scope's ``extensions``: the protocol's, and those specific to this head."""
     offered: dict[str, dict[str, object]] = {name: {} for name in names}
     if head.query == b"":
         offered["relay.empty_query"] = {}
@@ -60,7 +60,7 @@ def extensions(head: Head, *names: str) -> dict[str, dict[str, object]]:
 
 
 class HeadReader:
-    """Reads one head, in however many pieces it comes."""
+    """Reads one head, in any number of pieces."""
 
     __slots__ = ("_complete", "_headers", "_limits", "_parser", "_seen", "_target", "head")
 
@@ -68,21 +68,21 @@ class HeadReader:
         self.head: Head | None = None
         self._limits = limits
         self._parser = HttpRequestParser(self)
-        self._seen = bytearray()  # only where the head comes in pieces
+        self._seen = bytearray()  # only if the head comes in pieces
         self._target = b""
         self._headers: RawHeaders = []
         self._complete = False
 
     @property
     def empty(self) -> bool:
-        """Nothing but the empty line that some clients send behind a body has come (RFC 9112 §2.2)."""
+        """Whether nothing has come except the empty line that some clients send after a body (RFC 9112 §2.2)."""
         return not self._seen.strip(b"\r\n")
 
     def feed(self, data: bytes) -> int:
-        """Take the stream's next bytes; give how many of them end the head, then in `head`, or -1 to go on.
+        """Take the next bytes; return how many of them complete the head, then available as `head`, or -1 to go on.
 
         Raises:
-            Refused: Malformed, ambiguous or too large.
+            Refused: The head is malformed, ambiguous or too large.
         """
         seen = len(self._seen)
         if seen:
@@ -101,20 +101,20 @@ class HeadReader:
                 self._seen += data
             return -1
         self.head = self._judge(self._seen if seen else data)
-        del self._parser  # it holds our methods: a circle that only the garbage collector would undo
+        del self._parser  # it references our methods: a cycle that only the garbage collector would break
         return size
 
     def _parse(self, data: bytes) -> None:
         try:
             self._parser.feed_data(data)
         except HttpParserUpgrade:
-            pass  # our own reading of Connection and Upgrade decides
+            pass  # we interpret Connection and Upgrade ourselves
         except HttpParserError as exc:
             raise Refused(str(exc)) from None
 
     def _judge(self, text: bytes | bytearray) -> Head:
         method = self._parser.get_method()
-        # llhttp takes other protocols and versions, and more than one space, for the same request.
+        # llhttp also accepts other protocols and versions, and more than one space.
         line = b"%b %b HTTP/1." % (method, self._target)
         start = 2 if text[:2] == b"\r\n" else 0
         minor = text[start + len(line) : start + len(line) + 3]
@@ -137,10 +137,10 @@ class HeadReader:
 
 
 def judge(method: bytes, minor: int, target: bytes, headers: RawHeaders) -> Head:
-    """Decide how a well-formed head is framed and what it asks for.
+    """Determine how a well-formed request is framed and what it asks for.
 
     Raises:
-        Refused: With two readings, or a method that is never served.
+        Refused: The request is ambiguous, or its method is never served.
     """
     if method in _NEVER:
         raise Refused(f"{method.decode()} is never served", code="method_not_allowed")
@@ -170,7 +170,7 @@ def judge(method: bytes, minor: int, target: bytes, headers: RawHeaders) -> Head
 
 
 def _judged_fields(headers: RawHeaders) -> dict[bytes, bytes]:
-    """The fields that decide something; lists joined, the others at most once."""
+    """The fields that matter here: lists are joined, the others must not be repeated."""
     fields: dict[bytes, bytes] = {}
     for name, value in headers:
         if name in _JUDGED:
@@ -187,7 +187,7 @@ def _tokens(value: bytes) -> list[bytes]:
 
 
 def _length(fields: dict[bytes, bytes], minor: int) -> int:
-    """The body's length by RFC 9112 §6.3, where a sender that could mean two things is refused."""
+    """The body's length by RFC 9112 §6.3, refusing anything ambiguous."""
     if (coding := fields.get(b"transfer-encoding")) is not None:
         if b"content-length" in fields:
             raise Refused("Content-Length with Transfer-Encoding (RFC 9112 §6.3)")
@@ -201,7 +201,7 @@ def _length(fields: dict[bytes, bytes], minor: int) -> int:
 
 
 def _resolve(method: bytes, target: bytes, headers: RawHeaders, fields: dict[bytes, bytes]) -> bytes:
-    """Turn an absolute-form target into origin-form, its authority into Host (RFC 9112 §3.2.2); or pass ``*``."""
+    """Turn an absolute-form target into origin-form, and its authority into Host (RFC 9112 §3.2.2); or pass ``*``."""
     if target == b"*" and method == b"OPTIONS":
         return target
     found = _ABSOLUTE.fullmatch(target)

@@ -1,6 +1,6 @@
 """What the connections of one process share: the application, the limits, the drain.
 
-Plain asyncio, on whatever loop runs it: `relay.server.server.Server` puts it on Daphne's reactor, and
+This is plain asyncio, for any loop: `relay.server.server.Server` runs it on Daphne's reactor, and
 ``loop.create_server(host.protocol, …)`` is all that a test needs.
 """
 
@@ -32,14 +32,14 @@ logger = logging.getLogger("relay.server")
 
 @dataclass(frozen=True, slots=True)
 class Hooks:
-    """What the server tells its surroundings, and asks them.
+    """Callbacks from the server to its surroundings.
 
     Attributes:
-        on_ready: It listens, on these URLs.
-        on_drain: It takes no new work; whoever holds sockets open should end them within the seconds of the drain.
-        on_refusal: The code of a request that never reached the application, for metrics.
-        refusal_fields: Gives by the fields of such a request what its answer says beside the usual ones.
-        serves_while_draining: Tells by its scope whether a request, such as a health check, is still served then.
+        on_ready: Called with the URLs on which the server listens.
+        on_drain: Called when it stops accepting work; open sockets should be closed within the drain.
+        on_refusal: Called with the code of a request that never reached the application, for metrics.
+        refusal_fields: Returns additional response fields for such a request, by its header fields.
+        serves_while_draining: Whether a request, such as a health check, is still served then, by its scope.
     """
 
     on_ready: Callable[[list[str]], None] = lambda urls: None
@@ -54,12 +54,12 @@ class Host:
 
     Args:
         root_path: ASGI's; no client can set it.
-        server_name: For a ``server`` field in responses that have none; empty: none is added.
+        server_name: The value of a ``server`` field for responses without one; empty: none is added.
 
     Attributes:
         connections: Every client, busy or idle.
         applications: Every run of the application that has not ended.
-        draining: No new work is taken.
+        draining: Whether new work is refused.
     """
 
     def __init__(
@@ -84,13 +84,13 @@ class Host:
         self._sweeper = self.loop.create_task(self._sweep(), name="connection timeouts")
 
     def protocol(self) -> HTTPProtocol:
-        """A client has connected."""
+        """The protocol for a new client."""
         return HTTPProtocol(self)
 
     # For the connections:
 
     def create_application(self, run: Exchange | WebSocketProtocol) -> None:
-        """Start the application for a request or a handshake; what it runs in files itself with `applications`."""
+        """Start the application for a request or a handshake; `run` adds itself to `applications`."""
         run.task = self.loop.create_task(run.run(), name="application")
 
     def application_ended(self, run: Exchange | WebSocketProtocol) -> None:
@@ -98,12 +98,12 @@ class Host:
         self._look_around()
 
     def forget(self, connection: Connection) -> None:
-        """It is closed, and nothing of it is left to do."""
+        """Remove a connection that is closed and has nothing left to do."""
         self.connections.discard(connection)
         self._look_around()
 
     def refuse(self, connection: Connection, refused: Refused, head: Head | None) -> bytes:
-        """The answer to what the application never sees, logged and counted."""
+        """The response to a request that the application never sees, logged and counted."""
         refusal, request_id = refused.refusal, secrets.token_hex(16)
         client = connection.client[0] if connection.client else ""
         path = head.raw_path.decode("ascii") if head else ""
@@ -133,7 +133,7 @@ class Host:
         return refusal_response(refused, request_id, fields, with_body=head is None or head.method != "HEAD")
 
     async def _sweep(self) -> None:
-        """Hold every connection to its limits: one timer for all of them."""
+        """Check every connection's time limits, with one timer for all."""
         while True:
             await asyncio.sleep(self.limits.sweep)
             now = self.loop.time()
@@ -147,7 +147,7 @@ class Host:
     # The end:
 
     async def drain(self, seconds: float) -> None:
-        """Take no new work, and return once nothing is left to do, or after so many seconds."""
+        """Accept no new work, and return once nothing is left to do, or after `seconds`."""
         self.draining = True
         self._quiet = asyncio.Event()
         for connection in tuple(self.connections):
@@ -162,7 +162,7 @@ class Host:
             self._quiet.set()
 
     async def close(self, seconds: float = 1) -> None:
-        """Cut every connection and cancel what still runs; applications have so many seconds to clean up."""
+        """Cut every connection and cancel what still runs; applications have `seconds` to clean up."""
         self._sweeper.cancel()
         runs = [run.task for run in self.applications if run.task is not None]
         for connection in tuple(self.connections):

@@ -1,4 +1,4 @@
-"""A client's connection that speaks HTTP/1.1 or 1.0: one request after the other, each with its own `Exchange`."""
+"""A client's HTTP/1.1 or 1.0 connection: one request after the other, each with its own `Exchange`."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 
 
 class HTTPProtocol(Connection):
-    """Reads one request at a time. What a client sends ahead (pipelining) waits, and then it has to.
+    """Reads one request at a time. Data sent ahead (pipelining) is kept, and then reading is paused.
 
-    It is in one of these states: reading a head (`_exchange` is None), in an exchange, lingering.
+    The connection is in one of these states: reading a head (`_exchange` is None), in an exchange, or lingering.
     """
 
     __slots__ = ("_ahead", "_body", "_eof", "_exchange", "_lingering", "_reader", "_started")
 
     def __init__(self, host: Host) -> None:
         super().__init__(host)
-        self._reader: HeadReader | None = None  # of a head that comes in pieces
+        self._reader: HeadReader | None = None  # for a head that comes in pieces
         self._exchange: Exchange | None = None
-        self._body: body.BodyReader | None = None  # of a request whose body has not ended
-        self._ahead = b""  # sent before the response to the request in front was complete
+        self._body: body.BodyReader | None = None  # for a request whose body has not ended
+        self._ahead = b""  # data that came before the response to the current request was complete
         self._eof = self._lingering = False
         self._started = 0.0
 
@@ -56,7 +56,7 @@ class HTTPProtocol(Connection):
             self.pause_reading()
 
     def eof_received(self) -> bool:
-        """The client has left, or only closed its sending side: an answer that is there soon still reaches it."""
+        """The client has left, or only closed its sending side: a response that is ready soon still reaches it."""
         if self._exchange is None or self._body is not None or self.secure or self._lingering:
             return False
         self._eof = True
@@ -146,7 +146,7 @@ class HTTPProtocol(Connection):
             self.pause_reading()
 
     def _give_up(self, exchange: Exchange, refused: Refused) -> None:
-        """The request in progress goes no further; the application learns that its client has gone."""
+        """Refuse the request in progress; for the application, its client has gone."""
         if exchange.response.started and not exchange.response.waiting:
             self.fail(exchange)
         else:
@@ -154,7 +154,7 @@ class HTTPProtocol(Connection):
         exchange.leave()
 
     def _discard(self, data: bytes) -> None:
-        """Of a request that has been answered: its end is ours too."""
+        """Discard the rest of a request that has been answered, and close at its end."""
         if self._body is None:
             return
         try:
@@ -168,12 +168,12 @@ class HTTPProtocol(Connection):
     # From the exchange:
 
     def body_wanted(self) -> None:
-        """The application waits for the body: the client has to send some of it in time."""
+        """The application is waiting for the body: the client has to send some of it in time."""
         if self._body is not None:
             self.deadline = self.loop.time() + self.host.limits.body_time
 
     def body_taken(self) -> None:
-        """The application has read what there was."""
+        """The application has read all that has arrived."""
         if self._body is not None:
             self.deadline = 0
             self.resume_reading()
@@ -186,7 +186,7 @@ class HTTPProtocol(Connection):
             self._next()
 
     def fail(self, exchange: Exchange) -> None:
-        """The application can't give a whole response: say so, or, where one has begun, break it off visibly."""
+        """The application can't complete a response: send an error or, if one has begun, break it off visibly."""
         if exchange.gone:
             return
         response = exchange.response
@@ -204,13 +204,13 @@ class HTTPProtocol(Connection):
         """Answer in the application's place, and close.
 
         Args:
-            head: Of the request, where there is one.
+            head: The request's, if there is one.
         """
         self.transport.write(self.host.refuse(self, refused, head))
         self._finish(malformed=head is None or head.websocket)
 
     def _finish(self, malformed: bool = False) -> None:
-        """Close, at once or when what the client is still sending has come."""
+        """Close, at once or after reading what the client is still sending."""
         self._exchange = None
         self._lingering = True
         if malformed or self._ahead or self._body is not None:
@@ -219,7 +219,7 @@ class HTTPProtocol(Connection):
             self.transport.close()
 
     def _next(self) -> None:
-        """Wait for the next request, or take the one that is already there."""
+        """Wait for the next request, or read the one that has already arrived."""
         self._exchange = None
         self.deadline = self.loop.time() + self.host.limits.idle_time
         if not self._eof:

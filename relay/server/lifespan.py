@@ -1,4 +1,4 @@
-"""ASGI's lifespan protocol: the application starts before the server listens, and stops behind its last client."""
+"""ASGI's lifespan protocol: the application starts before the server listens, and stops after its last client."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ logger = logging.getLogger("relay.server")
 
 
 class StartupFailed(Exception):
-    """The application says that it can't start, and why."""
+    """The application can't start; the message says why."""
 
 
 class Lifespan:
-    """One application's life. One that doesn't know the protocol just serves."""
+    """The lifespan of one application. An application without support for the protocol is simply served."""
 
     def __init__(self, application: ASGIApp) -> None:
         self._application = application
@@ -34,7 +34,7 @@ class Lifespan:
             raise StartupFailed(answer.get("message") or "the application failed to start")
 
     async def shutdown(self, seconds: float) -> None:
-        """Give the application so many seconds to end."""
+        """Give the application `seconds` to end."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 answer = await self._ask("shutdown")
@@ -44,7 +44,7 @@ class Lifespan:
             self._task.cancel()
 
     async def _ask(self, event: str) -> Message | None:
-        """Its answer; None where it has none to give, because it has ended: it doesn't take part."""
+        """The application's answer; None if it has ended, and so doesn't take part."""
         if self._task is None or self._task.done():
             return None
         await self._events.put({"type": f"lifespan.{event}"})
@@ -55,4 +55,4 @@ class Lifespan:
         finally:
             answer.cancel()
             if self._task.done() and not self._task.cancelled():
-                self._task.exception()  # it is not an error: ASGI's lifespan, "raising an exception"
+                self._task.exception()  # not an error: ASGI's lifespan, "raising an exception"

@@ -1,6 +1,6 @@
-"""The event loop under Daphne: uvloop where it is installed.
+"""The event loop under Daphne: uvloop if it is installed.
 
-Import it before anything of Twisted or ``daphne.server``: whoever comes first chooses the reactor of the process.
+Import this before anything from Twisted or ``daphne.server``: the first one to be imported chooses the reactor.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 from twisted.internet import asyncioreactor
 
 RESOLVER_THREADS = "32"
-"""libuv's threads for ``getaddrinfo``, of which it lets half hang at a time. By default there are 4: two names whose
-server is silent would keep all others waiting, those of ``/etc/hosts`` too."""
+"""libuv's threads, of which at most half run ``getaddrinfo`` at a time. The default is 4: two names with a silent name
+server would block all others, even those in ``/etc/hosts``."""
 
 
 def install() -> None:
-    """Put Twisted's reactor on a fast loop, unless the process has a reactor already."""
+    """Put Twisted's reactor on a fast loop, unless the process already has a reactor."""
     if "twisted.internet.reactor" in sys.modules:
         return
     loop = new_event_loop()
@@ -28,7 +28,7 @@ def install() -> None:
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
-    """uvloop's, or asyncio's own where there is none (Windows)."""
+    """uvloop's loop, or asyncio's own if there is no uvloop (Windows)."""
     os.environ.setdefault("UV_THREADPOOL_SIZE", RESOLVER_THREADS)
     try:
         import uvloop

@@ -1,6 +1,6 @@
-"""A WebSocket's bytes as ASGI's messages and back (RFC 6455 §5 to §7), on websockets' sans-I/O protocol. No I/O.
+"""Turn a WebSocket's bytes into ASGI messages and back (RFC 6455 §5 to §7), by websockets' sans-I/O protocol. No I/O.
 
-Only for applications that take messages; a tunnel passes frames on and never comes here.
+Only for applications that use messages; a tunnel passes frames on and does not use this.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ VANISHED = int(CloseCode.ABNORMAL_CLOSURE)
 
 
 def disconnect(code: int = VANISHED, reason: str = "") -> Message:
-    """ASGI's last event. Without a close frame of the client the code is 1006 (RFC 6455 §7.1.5)."""
+    """ASGI's last event. Without a close frame from the client, the code is 1006 (RFC 6455 §7.1.5)."""
     return {"type": "websocket.disconnect", "code": code, "reason": reason}
 
 
@@ -22,8 +22,8 @@ class Messages:
     """One connection's framing.
 
     Attributes:
-        ended: No more messages will come: the client has sent a close frame, or was told to go.
-        failed: The client broke the protocol, and the close frame that says so is among the `outgoing`.
+        ended: No more messages will come: the client has sent a close frame, or was sent one.
+        failed: The client broke the protocol, and the close frame for that is in `outgoing`.
     """
 
     __slots__ = ("_opcode", "_parts", "_protocol", "ended", "failed")
@@ -36,11 +36,11 @@ class Messages:
 
     @property
     def closing(self) -> bool:
-        """A close frame has been sent: nothing can follow it."""
+        """Whether a close frame has been sent, which nothing can follow."""
         return self._protocol.state is not State.OPEN
 
     def feed(self, data: bytes) -> list[Message]:
-        """Take bytes of the client; give ``websocket.receive`` events, and ``websocket.disconnect`` as the last."""
+        """Take bytes from the client; return ``websocket.receive`` events, and ``websocket.disconnect`` as the last."""
         if self.ended:
             return []
         self._protocol.receive_data(data)
@@ -80,7 +80,7 @@ class Messages:
         return disconnect(VANISHED, sent.reason if sent is not None else "")
 
     def send(self, message: Message) -> None:
-        """Take ``websocket.send``; empty messages are messages."""
+        """Take ``websocket.send``; empty messages are sent as well."""
         payload = message.get("bytes")
         if payload is not None:
             self._protocol.send_binary(payload)

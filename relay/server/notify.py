@@ -1,4 +1,4 @@
-"""What systemd wants to hear of a service with ``Type=notify``: sd_notify(3), a datagram to a socket that it names."""
+"""Notify systemd about a service with ``Type=notify``: sd_notify(3), a datagram to the socket that it names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ READY, STOPPING = "READY=1", "STOPPING=1"
 
 
 def notify(state: str) -> None:
-    """Say it, where somebody wants to know; whoever can't be told is no reason not to serve."""
+    """Send a state to systemd, if it asked for that; failing to do so does not stop the server."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
         return
@@ -23,4 +23,4 @@ def notify(state: str) -> None:
             told.setblocking(False)
             told.sendto(state.encode(), address)
     except OSError as exc:
-        logger.warning("NOTIFY_SOCKET: %s could not be said: %s", state, exc.strerror or exc)
+        logger.warning("NOTIFY_SOCKET: %s could not be sent: %s", state, exc.strerror or exc)

@@ -1,7 +1,7 @@
-"""One response, from ASGI messages to bytes: where it ends, and that it ends there (RFC 9112 §6). No I/O.
+"""Turn ASGI messages into the bytes of one response, with correct framing (RFC 9112 §6). No I/O.
 
-The application's fields go out as they are, in its order and spelling. The server adds what frames the message on this
-connection: ``transfer-encoding`` and ``connection``; where the application sends those, the server's own count.
+The application's fields are sent unchanged, in its order and spelling. The server adds what frames the message on this
+connection, ``transfer-encoding`` and ``connection``; if the application sends those, the server's own replace them.
 """
 
 from __future__ import annotations
@@ -22,33 +22,33 @@ _CHUNKED, _UNTIL_CLOSE, _NO_BODY = -1, -2, -3
 
 
 class ApplicationError(Exception):
-    """The application sent what can't be a response; its message says what."""
+    """The application sent something that can't be part of a response; the message says what."""
 
 
 def field_lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """Fields as lines.
+    """Header fields as lines.
 
     Raises:
-        ApplicationError: A name or value could end its line, and so begin another field or response.
+        ApplicationError: A name or value contains a line break, and could begin another field or response.
     """
     lines = [part for name, value in headers for part in (name, b": ", value, b"\r\n")]
     try:
         text = b"".join(lines)
     except TypeError:
-        raise ApplicationError("names and values of headers have to be bytes") from None
+        raise ApplicationError("names and values of headers must be bytes") from None
     count = len(lines) // 4
     if text.count(b"\n") != count or text.count(b"\r") != count or b"\0" in text:
-        raise ApplicationError("a header holds a line end or NUL")
+        raise ApplicationError("a header contains a line break or NUL")
     return text
 
 
 class Response:
-    """What is sent for one request.
+    """The response to one request.
 
     Attributes:
-        started: The application has given status and fields.
-        complete: It has given the last of the body.
-        close: The connection can't be used after it.
+        started: The application has sent status and fields.
+        complete: The application has sent the last of the body.
+        close: The connection can't be reused afterwards.
     """
 
     __slots__ = ("_bodiless", "_head", "_left", "_minor", "_server", "close", "complete", "started")
@@ -64,12 +64,12 @@ class Response:
 
     @property
     def waiting(self) -> bool:
-        """The head has not gone out yet."""
+        """Whether the head is still to be sent."""
         return self._head is not None
 
     @property
     def until_close(self) -> bool:
-        """Nothing but the end of the connection ends the body: a clean one would look complete."""
+        """Whether only the end of the connection ends the body, so that a clean close would make it look complete."""
         return self._left == _UNTIL_CLOSE
 
     def start(self, message: dict[str, Any]) -> None:
@@ -114,21 +114,21 @@ class Response:
         return _UNTIL_CLOSE, b""
 
     def head(self) -> bytes:
-        """The head's bytes, once; what `close` says now is what the client is told."""
+        """The head's bytes, once; `close` takes effect as it is now."""
         lines, self._head = self._head or b"", None
         if self.close:
             return lines + b"connection: close\r\n\r\n"
         return lines + (b"\r\n" if self._minor else b"connection: keep-alive\r\n\r\n")
 
     def body(self, message: dict[str, Any]) -> tuple[bytes, ...]:
-        """Take ``http.response.body``; give the pieces to write.
+        """Take ``http.response.body``; return the pieces to write.
 
         Raises:
-            ApplicationError: The body is longer or shorter than its Content-Length: it must not reach the client as
-                a complete one.
+            ApplicationError: The body is longer or shorter than its Content-Length, so it must not look complete to
+                the client.
         """
         if not self.started or self.complete:
-            raise ApplicationError("http.response.body " + ("behind the last one" if self.started else "without start"))
+            raise ApplicationError("http.response.body " + ("after the last one" if self.started else "without start"))
         body: bytes = message.get("body", b"")
         more = message.get("more_body", False)
         if self._left >= 0:
@@ -143,7 +143,7 @@ class Response:
 
 
 def refusal_response(refused: Refused, request_id: str, fields: RawHeaders, with_body: bool = True) -> bytes:
-    """The server's own answer, with some fields more, after which it closes."""
+    """The server's own response, with additional `fields`, after which it closes."""
     body = refused.refusal.body(request_id)
     headers = [*refused.refusal.headers(request_id, body), *refused.headers, *fields]
     head = STATUS_LINES[refused.status] + field_lines(headers) + b"connection: close\r\n\r\n"

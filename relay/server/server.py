@@ -1,4 +1,4 @@
-"""Daphne's server with asyncio's transports: the same options, the same reactor, another way for the bytes."""
+"""Daphne's server with asyncio's transports: the same options and the same reactor, but our own protocols."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ logger = logging.getLogger("relay.server")
 TLS_HANDSHAKE_TIME = 10.0
 """Seconds."""
 SHUTDOWN_TIME = 5.0
-"""Seconds that the application has to end behind its last client; 1 after a second signal."""
+"""Seconds that the application has to end after its last client; 1 after a second signal."""
 COLLECT_AFTER = 10_000
-"""New objects that may hold others until the garbage collector looks at them: some hundred sockets."""
+"""New container objects before the garbage collector runs: some hundred sockets."""
 
 if daphne.server.twisted_loop is not reactor._asyncioEventloop:
-    daphne.server.twisted_loop.close()  # made for the reactor that is ours
+    daphne.server.twisted_loop.close()  # created for a reactor; the process uses ours
 
 
 class Server(daphne.server.Server):
     """Takes Daphne's arguments, and these:
 
     Args:
-        endpoints: Not as strings, but each with its socket, which listens already.
-        drain_seconds: From the first SIGTERM or SIGINT to the end of the process, at the latest. A second one ends it.
+        endpoints: Not strings, but each with its listening socket.
+        drain_seconds: The maximum from the first SIGTERM or SIGINT to the end of the process. A second one ends it.
     """
 
     host: Host
@@ -66,7 +66,7 @@ class Server(daphne.server.Server):
 
     @property
     def limits(self) -> Limits:
-        """Daphne's options as ours; where it takes -1 for none, so do we."""
+        """Daphne's options as our limits; where -1 means none to it, it does to us."""
         return Limits(
             request_time=max(self.http_timeout or 0, 0),
             accept_time=max(self.websocket_connect_timeout, 0),
@@ -82,7 +82,7 @@ class Server(daphne.server.Server):
         """Serve until a signal ends it.
 
         Raises:
-            EndpointError, StartupFailed: It can't begin.
+            EndpointError, StartupFailed: The server can't start.
         """
         running = reactor._asyncioEventloop
         asyncio.set_event_loop(running)
@@ -98,7 +98,7 @@ class Server(daphne.server.Server):
             if done.cancelled() or done.exception() is not None:
                 reactor.callWhenRunning(reactor.stop)
 
-        # One run of the loop, not two: a signal that comes between two would be lost.
+        # Run the loop once, not twice: a signal in between would be lost.
         start.add_done_callback(stop_if_failed)
         reactor.run(installSignalHandlers=False)
         if start.cancelled():
@@ -153,7 +153,7 @@ class Server(daphne.server.Server):
                 self._drain.cancel()
 
     async def _end(self, name: str) -> None:
-        """Drain, cut what is left, stop. Clients can connect to the last: a balancer wants to hear that it is over."""
+        """Drain, cut what is left, and stop. Clients can connect until the end: a balancer has to see the 503."""
         host = self.host
         sockets = sum(run.scope["type"] == "websocket" for run in host.applications)
         requests = len(host.applications) - sockets
@@ -170,10 +170,10 @@ class Server(daphne.server.Server):
 
 
 def _spare_the_garbage_collector() -> None:
-    """Have its pauses, in which every socket waits, rare and short.
+    """Make the garbage collector's pauses, in which every socket waits, rare and short.
 
-    Requests and sockets leave no circles behind (tests/test_garbage.py): there is little to be found. What is loaded
-    by now stays, and is never looked through again: that alone took 90 ms a time.
+    Requests and sockets leave no reference cycles behind (tests/test_garbage.py), so there is little to find. What is
+    loaded by now stays loaded, and is not examined again: that alone took 90 ms each time.
     """
     gc.collect()
     gc.freeze()

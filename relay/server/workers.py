@@ -1,8 +1,8 @@
-"""Several worker processes on one listening socket, and the process that keeps them alive.
+"""Several worker processes on one listening socket, and the supervisor that keeps them alive.
 
-The supervisor serves nothing: it imports neither the application nor the reactor. A pipe joins it to each worker: the
-worker writes a byte when it listens, and stops by itself when the other end is gone, so that no worker outlives a
-supervisor that was killed.
+The supervisor serves nothing: it imports neither the application nor the reactor. It has a socket pair with each
+worker: the worker writes a byte when it listens, and stops when the other end is closed, so that no worker outlives a
+killed supervisor.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from collections.abc import Callable, Sequence
 logger = logging.getLogger("relay.server")
 
 GRACE = 5.0
-"""Seconds behind the drain until a worker that does not end is killed."""
+"""Seconds after the drain until a worker that has not ended is killed."""
 FIRST_DELAY, LAST_DELAY = 0.1, 10.0
-"""Seconds before a worker that died is replaced: doubled each time, from the beginning once one has lived longer."""
+"""Seconds before a dead worker is replaced: doubled each time, and reset once a worker has lived longer."""
 
 
 class NoWorker(Exception):
-    """Not even the first worker could be started; the text says why."""
+    """The system could not start the first worker; the message says why."""
 
 
 def join(supervisor: int) -> None:
-    """In a worker, on its loop: say that it listens, and treat the supervisor's end as a SIGTERM.
+    """Tell the supervisor that this worker listens, and treat the supervisor's death as a SIGTERM. Call on the loop.
 
     Args:
-        supervisor: File descriptor of the worker's end of the pipe.
+        supervisor: File descriptor of the worker's end of the socket pair.
     """
     os.write(supervisor, b"!")
     asyncio.get_running_loop().add_reader(supervisor, _orphaned, supervisor)
@@ -48,13 +48,13 @@ class Supervisor:
     The first worker starts alone: if it can't serve, none can, and its exit status is the supervisor's.
 
     Args:
-        command: Of a worker; ``--supervisor-fd N`` is added.
-        sockets: That the workers inherit.
-        drain_seconds: That a worker may take to end.
-        on_ready: All workers serve.
-        on_stop: A signal has come; they drain from now on.
-        on_exit: The worker with this process id is gone.
-        beside: Entered for as long as workers run, on the supervisor's loop: what it does for them besides.
+        command: A worker's command; ``--supervisor-fd N`` is added.
+        sockets: Inherited by the workers.
+        drain_seconds: How long a worker may take to end.
+        on_ready: Called when all workers serve.
+        on_stop: Called at the first signal, when they start to drain.
+        on_exit: Called with the process id of a worker that has ended.
+        beside: A context entered, on the supervisor's loop, for as long as workers run.
     """
 
     def __init__(
@@ -75,15 +75,15 @@ class Supervisor:
         self._on_ready, self._on_stop, self._on_exit = on_ready, on_stop, on_exit
         self._beside = beside or contextlib.nullcontext()
         self._processes: set[asyncio.subprocess.Process] = set()
-        self._waiting = workers  # for this many to serve
+        self._waiting = workers  # how many are still to start serving
         self._status = 0
         self._failure: Exception | None = None
 
     def run(self) -> int:
-        """The exit status: 0 after a signal, that of the first worker where it couldn't serve.
+        """Run until the end; return the exit status: 0 after a signal, or the first worker's if it couldn't serve.
 
         Raises:
-            NoWorker: The system starts none.
+            NoWorker: The system could not start the first worker.
         """
         status = asyncio.run(self._run())
         if self._failure is not None:
@@ -100,7 +100,7 @@ class Supervisor:
         return self._status
 
     def _stop(self) -> None:
-        """Called at each signal, which goes on to the workers: the second one ends them at once."""
+        """Pass each signal on to the workers: the second one ends them at once."""
         if not self._stopping.is_set():
             self._stopping.set()
             self._on_stop()
@@ -113,7 +113,7 @@ class Supervisor:
                 process.send_signal(number)
 
     async def _keep(self, index: int) -> None:
-        """Have a worker run until the end."""
+        """Keep a worker running until the end."""
         if index > 0:
             await self._either(self._first_serves, None)
         delay = FIRST_DELAY
@@ -122,7 +122,10 @@ class Supervisor:
             failure: Exception | None = None
             try:
                 status = await self._live(index)
-            except (OSError, RuntimeError) as exc:  # no process, no thread to wait for it; the others serve on
+            except (
+                OSError,
+                RuntimeError,
+            ) as exc:  # no process, or no thread to wait for it; the others serve on
                 status, failure = 1, exc
             if self._stopping.is_set():
                 return
@@ -137,10 +140,10 @@ class Supervisor:
             await self._either(self._stopping, delay)
 
     async def _live(self, index: int) -> int:
-        """One life of a worker; gives its exit status.
+        """Run a worker once; return its exit status.
 
         Raises:
-            OSError, RuntimeError: It could not be started.
+            OSError, RuntimeError: The worker could not be started.
         """
         ours, theirs = socket.socketpair()
         with ours:
@@ -150,7 +153,7 @@ class Supervisor:
                     "--supervisor-fd",
                     str(theirs.fileno()),
                     pass_fds=(*self._inherited, theirs.fileno()),
-                    # A terminal's Ctrl-C reaches the supervisor alone: two signals would cut the drain.
+                    # A terminal's Ctrl-C must reach only the supervisor: two signals would cut the drain short.
                     start_new_session=True,
                 )
             self._processes.add(process)
@@ -172,7 +175,7 @@ class Supervisor:
                 self._on_ready()
 
     async def _either(self, event: asyncio.Event, seconds: float | None) -> None:
-        """Wait for an event or the end, so many seconds at most."""
+        """Wait for an event or the end, for at most `seconds`."""
         waits = [asyncio.ensure_future(event.wait()), asyncio.ensure_future(self._stopping.wait())]
         await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         for wait in waits:

@@ -1,6 +1,6 @@
-"""A client's connection behind a valid handshake: ASGI's websocket protocol, and the hand-over to a tunnel.
+"""A client's connection after a valid handshake: ASGI's websocket protocol, and the hand-over to a tunnel.
 
-The framing begins with the first message either way: a tunnel never pays for it, and gets every byte.
+Framing starts with the first message in either direction, so a tunnel never pays for it, and gets every byte.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ logger = logging.getLogger("relay.server")
 
 _EXTENSIONS = ("websocket.http.response", "relay.cancel", "relay.tunnel")
 _SLICE = 16_384  # bytes parsed at a time, so that a flood of tiny messages stays bounded
-_EVENTS = 64  # messages that wait for the application at most, and what one slice holds
+_EVENTS = 64  # maximum messages waiting for the application, besides those in one slice
 
 
 class _State(enum.Enum):
@@ -39,7 +39,7 @@ class _State(enum.Enum):
 
 
 class WebSocketProtocol(Connection):
-    """Takes an HTTP connection over, with the bytes that came behind the handshake."""
+    """Takes over an HTTP connection, with the bytes that followed the handshake."""
 
     __slots__ = (
         "_arrived",
@@ -79,11 +79,11 @@ class WebSocketProtocol(Connection):
         self._events: deque[Message] = deque(({"type": "websocket.connect"},))
         self._arrived: asyncio.Event | None = None
         self._queued = 0  # bytes in the events
-        self._unread = rest  # bytes that are not parsed yet
+        self._unread = rest  # bytes not parsed yet
         self._messages: Messages | None = None
         self._response: Response | None = None
         self._opened = self._seen = self.loop.time()
-        self._pinged = 0.0  # when, and not answered since
+        self._pinged = 0.0  # time of an unanswered ping
         self._lost = False  # the transport is closed
         self._pong = b""  # held back while the client reads nothing
         if self.host.limits.accept_time:
@@ -125,7 +125,7 @@ class WebSocketProtocol(Connection):
     # The application:
 
     async def run(self) -> None:
-        """Run it; a socket that it leaves behind is ended with 1011, an unanswered handshake with a 500."""
+        """Run the application; a socket that it leaves open is closed with 1011, an unanswered handshake gets a 500."""
         self.host.applications.add(self)
         try:
             await self.host.application(self.scope, self.receive, self.handle_reply)
@@ -139,7 +139,7 @@ class WebSocketProtocol(Connection):
                 self.host.forget(self)
 
     async def receive(self) -> Message:
-        """ASGI: ``websocket.connect``, messages, and ``websocket.disconnect``, the last again and again."""
+        """ASGI's ``receive``: ``websocket.connect``, messages, then ``websocket.disconnect``, repeatedly."""
         while not self._events:
             if self._state is _State.ENDED:
                 return disconnect()
@@ -152,7 +152,7 @@ class WebSocketProtocol(Connection):
             try:
                 await self._arrived.wait()
             finally:
-                self._arrived.set()  # nobody waits any more, even if this was cancelled
+                self._arrived.set()  # nobody is waiting now, even if this was cancelled
         event = self._events[0]
         if event["type"] != "websocket.disconnect":
             self._events.popleft()
@@ -162,7 +162,7 @@ class WebSocketProtocol(Connection):
         return event
 
     async def handle_reply(self, message: Message) -> None:
-        """ASGI's ``send``; what comes after the end is dropped."""
+        """ASGI's ``send``; messages after the end are dropped."""
         kind, state = message["type"], self._state
         if state is _State.ENDED or state is _State.CLOSING:
             return
@@ -223,7 +223,7 @@ class WebSocketProtocol(Connection):
             self._leave(linger=bool(self._unread))
 
     def _refuse(self, refused: Refused) -> None:
-        """Answer in the application's place; a response that has begun is broken off."""
+        """Answer in the application's place; a response that has started is broken off."""
         if self._response is None or self._response.waiting:
             self.transport.write(self.host.refuse(self, refused, self._head))
         self._end()
@@ -232,7 +232,7 @@ class WebSocketProtocol(Connection):
     # As messages:
 
     def _wanted(self) -> bool:
-        """The application waits for something to arrive."""
+        """Whether the application is waiting for something to arrive."""
         return self._arrived is not None and not self._arrived.is_set()
 
     def _begin_messages(self) -> Messages:
@@ -242,7 +242,7 @@ class WebSocketProtocol(Connection):
         return self._messages
 
     def _parse(self, messages: Messages) -> None:
-        """Turn what has arrived into events, as many as may wait for the application."""
+        """Turn what has arrived into events, up to the number that may wait for the application."""
         data, at = self._unread, 0
         while at < len(data) and not messages.ended and not self._full():
             self._take(messages.feed(data[at : at + _SLICE]))
@@ -269,7 +269,7 @@ class WebSocketProtocol(Connection):
             self._arrived.set()
 
     def _write_control(self, messages: Messages) -> None:
-        """Pongs, and the answer to a close frame. Of many pongs that can't go out, one will do (RFC 6455 §5.5.3)."""
+        """Write pongs and the answer to a close frame. Of several blocked pongs, the last will do (RFC 6455 §5.5.3)."""
         frames = messages.outgoing()
         if not frames:
             return
@@ -322,7 +322,7 @@ class WebSocketProtocol(Connection):
     # The end:
 
     def _end(self) -> None:
-        """No more messages, in either direction; the application learns it last."""
+        """End messages in both directions; the application gets the disconnect after those that are waiting."""
         if self._state is _State.ENDED:
             return
         self._state = _State.ENDED
@@ -332,7 +332,7 @@ class WebSocketProtocol(Connection):
             self._arrived.set()
 
     def _lose(self) -> None:
-        """The transport is closed; the application has a while to end."""
+        """Note that the transport is closed; the application has a while to end."""
         self._lost = True
         self.deadline = self.loop.time() + self.host.limits.application_close_time
         if self not in self.host.applications:  # a task that is cancelled before its first step never is

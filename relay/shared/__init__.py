@@ -1,9 +1,9 @@
-"""What the processes of one gateway count together, and how they hear of each other's changes.
+"""What the processes of one gateway count together, and how they learn of each other's changes.
 
     quotas ─► link ─► keeper      the supervisor's book, over a Unix socket: one machine
                   └─► redis_book  the same book in Redis: many machines
-    bell                          Redis says "look now" to the watchers; the database says what is new
+    bell                          Redis tells the watchers to poll now; the database says what is new
 
-A process that is alone counts for itself, without any of it. Where the others can't be asked, it goes on with what it
-knows: a limit is then held per process.
+A single process counts by itself, without any of this. If the shared book can't be reached, a process goes on with its
+own counts: limits then apply per process.
 """

@@ -1,7 +1,7 @@
-"""The bell: who changes something rings it through Redis, and every process looks into the database at once.
+"""The bell: a process that changes something rings it through Redis, and every process polls the database at once.
 
-The database says what is new, and is looked at several times a second without a bell, too (`relay.routing.watch`):
-what is lost with Redis is less than that time.
+The database says what is new, and is polled several times a second even without a bell (`relay.routing.watch`): if
+Redis is lost, changes are only delayed by less than that interval.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ log = logging.getLogger("relay")
 CHANNEL = "gateway:changes"
 
 GONE = (OSError, RedisError, RuntimeError)
-"""What a connection that drops raises; on uvloop a write to a transport that has just closed is a RuntimeError."""
+"""What a dropped connection raises; on uvloop, writing to a transport that has just closed is a RuntimeError."""
 
 TIMEOUT = 0.5
-"""Seconds that a ring may take: somebody waits behind a button for it."""
+"""Seconds that a ring may take: somebody who clicked a button is waiting."""
 
 REST = 5.0
-"""Seconds without rings after one that failed: a change of a thousand rows must not wait a thousand times."""
+"""Seconds without rings after a failed one: a change of a thousand rows must not wait a thousand times."""
 
 BEAT = 5.0
-"""Seconds of silence until Redis is asked whether it is there; it may take as long to answer."""
+"""Seconds of silence before Redis is pinged; it may take as long again to answer."""
 
 RETRY = 1.0
-"""Seconds between two attempts to listen."""
+"""Seconds between attempts to listen."""
 
 
 class Bell:
-    """Rings; for any thread.
+    """Rings the bell, from any thread.
 
     Args:
         url: ``REDIS_URL``.
-        clock: A steady one, in seconds.
+        clock: Monotonic seconds.
     """
 
     def __init__(self, url: str, clock: Callable[[], float] = time.monotonic) -> None:
@@ -52,7 +52,7 @@ class Bell:
         self._silent_until = float("-inf")
 
     def ring(self, **_: object) -> None:
-        """Say that something has changed. Never fails: those who would have heard it find out by themselves."""
+        """Announce that something has changed. Never fails: without it, the others find out by polling."""
         if self._clock() < self._silent_until:
             return
         try:
@@ -63,11 +63,11 @@ class Bell:
 
 
 class Listener:
-    """Hears the bell.
+    """Listens for the bell.
 
     Args:
         url: ``REDIS_URL``.
-        on_ring: Called in the loop; also when something may have been missed.
+        on_ring: Called on the loop, also when a ring may have been missed.
     """
 
     def __init__(self, url: str, on_ring: Callable[[], object]) -> None:
@@ -82,7 +82,7 @@ class Listener:
     async def listen(self) -> None:
         """Listen until cancelled."""
         while True:
-            # Made anew each time: what a failed one still believes doesn't matter then.
+            # A new client each time, so that the state of a failed one doesn't matter.
             client = Redis.from_url(self._url, protocol=2, socket_timeout=TIMEOUT, retry=None)
             try:
                 await self._listen(client)
@@ -90,7 +90,7 @@ class Listener:
                 if not self._deaf:
                     self._deaf = True
                     log.warning("%s: %s", self.warning, exc)
-            except Exception:  # a bug of ours; the next connection may go well all the same
+            except Exception:  # our bug; the next connection may succeed nevertheless
                 self._deaf = True
                 log.exception("listening to redis failed")
             finally:
@@ -117,5 +117,5 @@ class Listener:
     def _hears(self) -> None:
         if self._deaf:
             self._deaf = False
-            log.info("redis is there again: changes are heard at once")
+            log.info("redis is reachable again: changes take effect at once")
         self._on_ring()

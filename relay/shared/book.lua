@@ -1,10 +1,10 @@
--- relay/shared/book.py inside Redis. A batch is answered in one go, by Redis's own clock.
+-- relay/shared/book.py inside Redis. A batch is answered atomically, by Redis's own clock.
 --
 -- gateway:processes      every process, by the time (ms) at which it counts as dead
--- gateway:held:<id>      what a process holds: count by place; gone with the process, and never empty before
+-- gateway:held:<id>      what a process holds: count by place; expires with the process, and is never empty before
 -- gateway:rate:<client>  the time (ms) at which the client's bucket will be full again (GCRA: one number is a bucket)
 --
--- KEYS[1] is only the prefix: which other keys it takes is in the batch. So not for Redis Cluster.
+-- KEYS[1] is only the prefix; the batch decides which other keys are used. So this can't run on Redis Cluster.
 
 local prefix, me, lease = KEYS[1], ARGV[1], tonumber(ARGV[2])
 local interval, burst, asks = tonumber(ARGV[3]), tonumber(ARGV[4]), cjson.decode(ARGV[5])

@@ -1,16 +1,16 @@
-"""The book of what several processes have used up: tokens of clients, places of users. Pure.
+"""The book of what several processes have used: tokens of clients, places of users. Pure.
 
-A process asks in batches; each ask has a number as its answer, 0 for yes:
+A process sends asks in batches; each is answered with a number, 0 meaning yes:
 
 =====================================  ==================================================================
-``("take", client)``                   a token from the client's bucket; else seconds until there is one
-``("hold", place, count, limit)``      so many of a place from now on; 1: with what others hold it would
-                                       pass the limit, and nothing has changed. A limit of 0 is none
-``("clear",)``                         nothing at all, as at the beginning
+``("take", client)``                   take a token from the client's bucket; or seconds until one is free
+``("hold", place, count, limit)``      hold `count` of a place from now on; 1: with what others hold, that
+                                       would exceed the limit, and nothing has changed. 0 is no limit
+``("clear",)``                         hold nothing, as at the start
 =====================================  ==================================================================
 
-A process says how many it holds, not one more or one less: what is lost on the way is mended by the next word.
-``book.lua`` is the same book inside Redis.
+A process reports how many it holds, not increments: if a message is lost, the next one corrects that. ``book.lua`` is
+the same book inside Redis.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Book:
     """The book, kept in memory.
 
     Args:
-        rate: Of every client; None: nobody takes.
+        rate: The rate limit of each client; None: there is none.
     """
 
     def __init__(self, rate: Rate | None) -> None:
@@ -35,16 +35,16 @@ class Book:
         self._held: dict[Hashable, dict[str, int]] = {}
 
     def answer(self, process: Hashable, asks: Sequence[Ask], now: float) -> list[float]:
-        """Answer a batch in its order.
+        """Answer a batch, in order.
 
         Args:
-            process: Who asks.
-            now: A steady clock, in seconds.
+            process: The asking process.
+            now: Monotonic seconds.
         """
         return [self._answer(process, ask, now) for ask in asks]
 
     def forget(self, process: Hashable) -> None:
-        """It is gone, and holds nothing any more."""
+        """Forget a process that is gone, with all it held."""
         self._held.pop(process, None)
 
     def _answer(self, process: Hashable, ask: Ask, now: float) -> float:

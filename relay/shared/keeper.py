@@ -1,4 +1,4 @@
-"""The book of one machine: kept by the supervisor, asked by its workers over a Unix socket, JSON lines both ways."""
+"""The book of one machine: kept by the supervisor, used by its workers over a Unix socket, in lines of JSON."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _LONGEST_LINE = 2**20  # bytes; a full batch has a tenth of it
 
 
 class Keeper:
-    """Keeps the book, as an asynchronous context. What a worker holds is free as soon as its connection is gone.
+    """Keeps the book, as an asynchronous context manager. What a worker holds is released when its connection ends.
 
     Args:
-        path: Of the socket.
-        rate: Of every client.
+        path: The socket's path.
+        rate: The rate limit of each client.
     """
 
     def __init__(self, path: str, rate: Rate | None) -> None:
@@ -66,7 +66,7 @@ class KeeperLine:
         """Connect.
 
         Raises:
-            OSError: Nobody is there.
+            OSError: The keeper can't be reached.
         """
         return cls(*await asyncio.open_unix_connection(path, limit=_LONGEST_LINE))
 
@@ -74,7 +74,7 @@ class KeeperLine:
         self._writer.write(json.dumps(asks).encode() + b"\n")
         line = await self._reader.readline()
         if not line.endswith(b"\n"):
-            raise Unreachable("it has hung up")
+            raise Unreachable("it closed the connection")
         answers: list[float] = json.loads(line)
         return answers
 

@@ -1,7 +1,7 @@
-"""A process's line to the book that it shares with others: asks in their order, waits bounded, outages mended.
+"""A process's connection to the shared book: asks in order, bounded waits, and recovery from outages.
 
-Everything goes over one connection. What is asked while a batch is under way makes up the next one, so that the cost
-of an ask falls as their number grows. While there is no connection, nobody waits.
+Everything goes over one connection. Asks made during a batch form the next one, so the cost per ask falls as their
+number grows. While there is no connection, nobody waits.
 """
 
 from __future__ import annotations
@@ -17,47 +17,47 @@ from relay.shared.book import Ask
 log = logging.getLogger("relay")
 
 PATIENCE = 0.2
-"""Seconds for the answer to a batch. Only what is under way when the other end falls silent waits for so long, or
-twice: behind another batch. Shorter, and a busy machine would look like an outage.
+"""Seconds for the answer to a batch. An ask waits this long only if the other end falls silent, or twice as long after
+another batch. With a shorter limit, a busy machine would look like an outage.
 """
 
 CONNECTING = 2.0
-"""Seconds until a connection is made, for which nobody waits."""
+"""Seconds allowed for connecting; no request waits for that."""
 
 BEAT = 1.0
-"""Seconds of silence until the other end is asked whether it is there; also renews what is kept for us there."""
+"""Seconds of silence before the other end is pinged, which also renews our lease there."""
 
 FIRST_DELAY, LAST_DELAY = 0.1, 2.0
-"""Seconds between two attempts to connect: doubled each time."""
+"""Seconds between attempts to connect: doubled each time."""
 
 BATCH = 500
-"""Asks at once, at most: after an outage there may be one for each socket."""
+"""Maximum asks per batch: after an outage there may be one for each socket."""
 
 
 class Unreachable(Exception):
-    """The book can't be asked; ``str()`` says why, without credentials."""
+    """The book can't be reached; ``str()`` says why, without credentials."""
 
 
 class Line(Protocol):
-    """A connection to a book. What fails raises `Unreachable`, or what the system says."""
+    """A connection to a book. Failures raise `Unreachable` or OSError."""
 
     async def exchange(self, asks: Sequence[Ask]) -> list[float]:
         """The answers to a batch."""
 
     async def close(self) -> None:
-        """Give it up; never raises."""
+        """Close the connection; never raises."""
 
 
 class Link:
-    """Keeps a `Line` to the book, from `start` on.
+    """Keeps a `Line` to the book, once started.
 
     Args:
-        name: Of the other end, in warnings.
+        name: The other end's name, for warnings.
         dial: Makes a connection.
-        greeting: What a new connection begins with: all that the book should know of this process.
+        greeting: The first asks on a new connection: everything the book should know about this process.
 
     Attributes:
-        up: The book can be asked, and knows of this process what there is to know.
+        up: Whether the book can be asked, and knows everything about this process.
     """
 
     def __init__(self, name: str, dial: Callable[[], Awaitable[Line]], greeting: Callable[[], Iterable[Ask]]) -> None:
@@ -84,14 +84,14 @@ class Link:
         self._task = asyncio.create_task(self._keep(), name=f"link to {self._name}")
 
     async def close(self) -> None:
-        """Hang up; at the other end, nothing of this process is left."""
+        """Close the connection, after clearing what the book has about this process."""
         if self._task is not None:
             await self.ask(("clear",))
             self._task.cancel()
             await asyncio.wait((self._task,))
 
     async def ask(self, ask: Ask) -> float | None:
-        """The book's answer; None: it can't be asked now, and the asker decides by what it knows itself."""
+        """The book's answer; None if it can't be asked now, so that the caller decides by its own counts."""
         if not self.up:
             return None
         reply: asyncio.Future[float | None] = asyncio.get_running_loop().create_future()
@@ -100,7 +100,7 @@ class Link:
         return await reply
 
     def tell(self, *news: Ask) -> None:
-        """Say something that needs no answer. Without a connection nothing is said: the next one begins with all."""
+        """Send asks that need no answer. Without a connection they are dropped: the next greeting has everything."""
         if self._connected:
             self._waiting.extend((ask, None) for ask in news)
             self._news.set()
@@ -114,9 +114,9 @@ class Link:
                 async with asyncio.timeout(CONNECTING):
                     line = await self._dial()
                 await self._talk(line)
-            except (Unreachable, OSError, ValueError) as exc:  # ValueError: an answer that is none
+            except (Unreachable, OSError, ValueError) as exc:  # ValueError: an invalid answer
                 self._lost(str(exc) or type(exc).__name__)
-            except Exception as exc:  # a bug of ours; the next connection may go well all the same
+            except Exception as exc:  # our bug; the next connection may succeed nevertheless
                 log.exception("the connection to %s failed", self._name)
                 self._lost(type(exc).__name__)
             finally:
@@ -154,14 +154,14 @@ class Link:
         finally:
             timer.cancel()
 
-    # What is said of it: one line for each outage, one for its end.
+    # Logging: one line for each outage, and one for its end.
 
     def _found(self) -> None:
         self.up, self._delay = True, FIRST_DELAY
         if self._lost_at is not None:
             seconds = asyncio.get_running_loop().time() - self._lost_at
             self._lost_at = None
-            log.info("%s is there again after %.1f s: limits are counted together", self._name, seconds)
+            log.info("%s is reachable again after %.1f s: limits are shared", self._name, seconds)
 
     def _lost(self, cause: str) -> None:
         if self._lost_at is None:
@@ -170,10 +170,10 @@ class Link:
 
 
 async def _in_time(answers: Awaitable[list[float]]) -> list[float]:
-    """Wait for as long as `PATIENCE`, in two halves: a loop that was held up itself gets a turn to read the answer.
+    """Wait for `PATIENCE`, in two halves, so that a loop that was itself held up gets a turn to read the answer.
 
     Raises:
-        TimeoutError: There was none.
+        TimeoutError: No answer came.
     """
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(None) as patience:

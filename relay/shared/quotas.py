@@ -1,8 +1,8 @@
-"""What a client and a user may use up: requests (``RATE_LIMIT``), and sockets (``max_connections_per_user``).
+"""Limits for clients and users: requests (``RATE_LIMIT``) and sockets (``max_connections_per_user``).
 
-`Quotas` counts in this process alone. `SharedQuotas` counts here as well, and asks a book that others share only where
-that would let somebody in: what this process knows of is never more than all know of. So a flood costs the others
-nothing, and where they can't be asked the answer is there already.
+`Quotas` counts only in this process. `SharedQuotas` counts here first, and asks the shared book only if the local count
+would let somebody in: the local count never exceeds the shared one. So a flood costs other processes nothing, and if
+the book can't be reached, the local answer is already there.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from relay.shared.link import Line, Link
 
 
 class Quotas:
-    """Of one process.
+    """Limits within one process.
 
     Args:
-        rate: Of every client; None: there is no limit.
+        rate: The rate limit of each client; None: there is none.
         registry: Counts the places.
 
     Attributes:
-        rate: As above; `take` is worth its cost only where there is one.
+        rate: As above; `take` is only needed if there is one.
     """
 
     def __init__(self, rate: Rate | None, registry: Registry) -> None:
@@ -34,42 +34,43 @@ class Quotas:
 
     @property
     def warning(self) -> str:
-        """Why limits are not held as they should be, for ``/health``; empty while they are."""
+        """Why limits are not applied as they should be, for ``/health``; empty if they are."""
         return ""
 
     async def take(self, client: str, now: float) -> float:
         """Count a request from an address.
 
         Args:
-            now: A steady clock, in seconds.
+            now: Monotonic seconds.
 
         Returns:
-            0: it may pass. Otherwise seconds until one may.
+            0 if it may pass; otherwise the seconds until one may.
         """
         return self._rates.take(counted(client), now) if self._rates is not None else 0.0
 
     async def reserve(self, route: RouteKey, user_id: str, limit: int) -> bool:
-        """As `Registry.reserve`: each True wants one `release`. A cancelled one has taken nothing."""
+        """Like `Registry.reserve`: each True needs one `release`. A cancelled call has taken nothing."""
         return self._registry.reserve(route, user_id, limit)
 
     def release(self, route: RouteKey, user_id: str) -> None:
-        """Give a place back."""
+        """Return a place."""
         self._registry.release(route, user_id)
 
     def follow(self, snapshot: Snapshot) -> None:
-        """These routes and their limits are in force from now on."""
+        """Apply the limits of a new configuration's routes."""
 
     async def close(self) -> None:
-        """Ask nobody any more."""
+        """Disconnect from the shared book, if there is one."""
 
 
 class SharedQuotas(Quotas):
-    """Of several processes.
+    """Limits shared by several processes.
 
-    The book is asked on routes with a limit only, and not even reached while there is neither those nor a rate.
+    The book is asked only on routes with a limit, and not even connected to while there is neither such a route nor a
+    rate limit.
 
     Args:
-        name: Of who keeps the book.
+        name: The name of the book's keeper.
         dial: Makes a connection to it.
     """
 
@@ -139,5 +140,5 @@ class SharedQuotas(Quotas):
 
 
 def _place(route: RouteKey, user_id: str) -> str:
-    """A short name for a user on a route: a token's user id may be long, and is nobody else's business."""
+    """A short key for a user on a route: a user id may be long, and should not be exposed."""
     return hashlib.blake2b("\0".join((*route[:2], user_id)).encode(), digest_size=16).hexdigest()

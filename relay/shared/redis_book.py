@@ -1,4 +1,4 @@
-"""The book of many machines, inside Redis: ``book.lua`` answers each batch in one go."""
+"""The book of many machines, inside Redis: ``book.lua`` answers each batch atomically."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from relay.shared.link import Unreachable
 
 PREFIX = "gateway"
 LEASE = 15.0
-"""Seconds after which what a dead process held is free."""
+"""Seconds after which whatever a dead process held is released."""
 
 _SCRIPT = Path(__file__).with_name("book.lua").read_text(encoding="utf-8")
 
 
 class RedisBook:
-    """Knows how to reach the book.
+    """Connects to the book in Redis.
 
     Args:
         url: ``REDIS_URL``.
-        rate: Of every client; None: nobody takes.
-        lease: Of this process, in seconds.
+        rate: The rate limit of each client; None: there is none.
+        lease: This process's lease, in seconds.
     """
 
     def __init__(self, url: str, rate: Rate | None, lease: float = LEASE) -> None:
@@ -40,9 +40,9 @@ class RedisBook:
         """Connect.
 
         Raises:
-            Unreachable: And why.
+            Unreachable: Redis can't be reached, or refuses.
         """
-        # No retries and no time limits of its own: the link has them.
+        # No retries or time limits here: the link has them.
         client = Redis.from_url(self._url, single_connection_client=True, protocol=2, socket_timeout=None, retry=None)
         try:
             digest = await client.script_load(_SCRIPT)

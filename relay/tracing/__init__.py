@@ -1,5 +1,5 @@
-"""Traces for OpenTelemetry, where its variables ask for them; otherwise nothing imports this room.
+"""Traces for OpenTelemetry, if its variables ask for them; otherwise nothing imports this package.
 
-Nothing on the way of a request knows of it. `layer` lies around the application and before the ways to the backends;
-what a span says comes from the events of `relay.live.log`, which tell the story of every request and socket anyway.
+The code that handles requests does not know about it. `layer` wraps the application and the connections to backends;
+the content of spans comes from the events of `relay.live.log`, which cover every request and socket anyway.
 """

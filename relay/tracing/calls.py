@@ -1,4 +1,4 @@
-"""The ways to the backends with a span around each: `Client.request` and the `Dialler` of handshakes."""
+"""Spans around calls to backends: `Client.request`, and the `Dialler` for handshakes."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from relay.websocket.upstream import Dialler, Upstream
 
 
 class TracedClient(Client):
-    """Tells each backend whose child its span is."""
+    """A `Client` that makes a span for each call, and passes its context to the backend."""
 
     async def request(self, backend: Backend, request: Request) -> Exchange:
-        """As `Client.request`; the span ends with the head of the response, or with the error."""
+        """Like `Client.request`; the span ends with the head of the response, or with the error."""
         trace = current.get()
         if trace is None:
             return await super().request(backend, request)
@@ -38,7 +38,7 @@ class TracedClient(Client):
 
 
 def traced(dial: Dialler) -> Dialler:
-    """The same for the handshakes of WebSockets."""
+    """A dialler that does the same for WebSocket handshakes."""
 
     async def traced_dial(opening: Opening) -> Upstream:
         trace = current.get()
@@ -55,7 +55,7 @@ def traced(dial: Dialler) -> Dialler:
 
 @dataclass(frozen=True, slots=True)
 class _Rules(Forwarding):
-    """What crosses, and the context behind it: no ``Connection`` field of a client can take it out again."""
+    """The forwarding rules, adding the trace context last: no ``Connection`` field of a client can remove it."""
 
     call: Call | None = None
 
@@ -65,7 +65,7 @@ class _Rules(Forwarding):
 
 
 class _Asking:
-    """Ends a call that nobody answers."""
+    """Ends the span of a call that fails."""
 
     def __init__(self, call: Call) -> None:
         self._call = call
@@ -78,5 +78,5 @@ class _Asking:
             self._call.failed(exc.code, str(exc), exc.status if isinstance(exc, BackendRefused) else 0)
         elif isinstance(exc, CancelledError | ClientGone):
             self._call.failed(LEFT)
-        elif exc is not None:  # the client's doing too: it sends what can't be sent, or too much of it
+        elif exc is not None:  # also the client's fault: it sent something that can't be relayed, or too much
             self._call.failed(type(exc).__name__)

@@ -1,6 +1,6 @@
-"""Spans on their way to the collector: OpenTelemetry's own batches, in a thread of their own, with a bounded queue.
+"""Send spans to the collector: in OpenTelemetry's own batches, from a separate thread, with a bounded queue.
 
-No request waits for any of it. What does not get through is lost, and said so now and then.
+No request waits for this. Spans that can't be delivered are lost, which is logged now and then.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from relay import __version__
 logger = logging.getLogger("relay.tracing")
 
 FLUSH = 2.0
-"""Seconds that the last spans have to reach the collector when the process ends."""
+"""Seconds for the last spans to reach the collector when the process ends."""
 
 INTERVAL = 60.0
-"""Seconds between two lines about what goes wrong."""
+"""Seconds between log lines about problems."""
 
 _SDK = "opentelemetry"
 _OF_CLIENTS = f"{_SDK}.trace"
-"""The logger that tells of every ``traceparent`` and ``tracestate`` that is not well-formed."""
+"""The logger that reports every malformed ``traceparent`` and ``tracestate``."""
 
 
 class Delivery:
-    """One process's way to the collector.
+    """One process's connection to the collector.
 
     Attributes:
-        tracer: Makes the spans.
+        tracer: Creates the spans.
 
     Raises:
         ValueError: A variable can't be used.
@@ -51,7 +51,7 @@ class Delivery:
             resource = Resource.create({SERVICE_VERSION: __version__})
             if str(resource.attributes[SERVICE_NAME]).startswith("unknown_service"):
                 resource = resource.merge(Resource({SERVICE_NAME: "gateway"}))
-            # Not at exit: the SDK waits half a minute then.
+            # Not at exit, when the SDK would wait half a minute.
             self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
             self._provider.add_span_processor(BatchSpanProcessor(_Exporter(complaints)))
         self.tracer = self._provider.get_tracer("relay", __version__)
@@ -59,7 +59,7 @@ class Delivery:
         atexit.register(self.end)  # under a server without lifespan (stock Daphne)
 
     async def stop(self) -> None:
-        """As `end`, without holding the loop."""
+        """Like `end`, without blocking the loop."""
         await asyncio.to_thread(self.end)
 
     def end(self) -> None:
@@ -73,7 +73,7 @@ class Delivery:
 
 
 class _Exporter(OTLPSpanExporter):
-    """The SDK's exporter, which says when it works again."""
+    """The SDK's exporter, which also logs when it works again."""
 
     def __init__(self, complaints: _Complaints) -> None:
         super().__init__(session=_Direct())
@@ -85,13 +85,13 @@ class _Exporter(OTLPSpanExporter):
         if result is not SpanExportResult.SUCCESS:
             self._lost += len(spans)
         elif self._complaints.told:
-            logger.warning("traces reach the collector again; %d spans did not", self._lost)
+            logger.warning("traces reach the collector again; %d spans were lost", self._lost)
             self._complaints.told, self._lost = False, 0
         return result
 
 
 class _Direct(Session):
-    """Goes to the collector itself: by no proxy of the environment, and nowhere else."""
+    """Connects to the collector directly, without the environment's proxies, and follows no redirect."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -99,16 +99,16 @@ class _Direct(Session):
 
     def request(self, *args: Any, **options: Any) -> Response:
         response = super().request(*args, **options)
-        if response.is_redirect:  # the exporter doesn't follow it, and would take it for a yes
+        if response.is_redirect:  # the exporter doesn't follow it, and would take it for success
             raise TooManyRedirects(f"{response.status_code} to {response.headers.get('location', '')[:200]}")
         return response
 
 
 class _Complaints(logging.Handler):
-    """What the SDK says, as a line of ours: the first at once, then one in `INTERVAL` seconds.
+    """Logs the SDK's warnings as our own lines: the first at once, then one per `INTERVAL` seconds.
 
     Attributes:
-        told: There was one since it last went well.
+        told: Whether a warning was logged since the last success.
     """
 
     def __init__(self) -> None:
@@ -124,21 +124,21 @@ class _Complaints(logging.Handler):
 
 
 class _Collected(logging.Handler):
-    """What the SDK says while it reads its variables."""
+    """Collects the SDK's warnings while it reads its variables."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
         self.said: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        # Its complaint about a header repeats the header, which holds a key.
+        # Its warning about a header repeats the header, which may contain a key.
         is_header = record.name.endswith("util.re")
         self.said.append("OTEL_EXPORTER_OTLP_HEADERS: write name=value,…" if is_header else record.getMessage())
 
 
 @contextmanager
 def _strictly(complaints: _Complaints) -> Iterator[None]:
-    """Take the SDK's warnings about its variables for errors, as with any other variable; then keep it quiet."""
+    """Treat the SDK's warnings about its variables as errors, as for any other variable; then limit its logging."""
     sdk, collected = logging.getLogger(_SDK), _Collected()
     sdk.propagate = False
     sdk.addHandler(collected)

@@ -1,4 +1,4 @@
-"""Tracing put around a gateway: around its application, and before its ways to the backends."""
+"""Add tracing to a gateway: around its application, and around its calls to backends."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from relay.typing import ASGIApp, Message, Receive, Scope, Send
 
 
 def trace(runtime: Runtime, application: ASGIApp) -> Tracing:
-    """Have every request and socket of a gateway traced; OpenTelemetry's variables are in the environment by now.
+    """Trace every request and socket of a gateway; OpenTelemetry's variables must be in the environment.
 
     Raises:
-        ValueError: One of them can't be used; a sentence that says which and why.
+        ValueError: A variable can't be used; the message says which and why.
     """
     settings = runtime.settings
     delivery = Delivery()
@@ -43,11 +43,11 @@ def trace(runtime: Runtime, application: ASGIApp) -> Tracing:
 class Tracing:
     """ASGI middleware around everything.
 
-    The admin, health checks and ``/metrics`` are not traced: people who look at a page that asks again and again, and
-    machines that do, would bury the traffic.
+    The admin, health checks and ``/metrics`` are not traced: pages that refresh themselves and machines that poll would
+    bury the real traffic.
 
     Args:
-        delivery: Of the spans; stopped with the application.
+        delivery: Sends the spans; stopped with the application.
     """
 
     def __init__(self, application: ASGIApp, recorder: Recorder, delivery: Delivery) -> None:
@@ -70,7 +70,7 @@ class Tracing:
             begun.end()
 
     async def _ending(self, send: Send, message: Message) -> None:
-        """Say that the application has ended when the last spans are on their way, too."""
+        """Delay the end of the application's lifespan until the last spans have been sent."""
         if message["type"] == "lifespan.shutdown.complete":
             await self.delivery.stop()
         await send(message)
@@ -82,7 +82,7 @@ def is_apart(path: str) -> bool:
 
 
 def with_trace_id(record: logging.LogRecord) -> bool:
-    """A filter that drops nothing: a line about a request or socket has its ``trace_id``."""
+    """A log filter that drops nothing, but adds the ``trace_id`` to lines about a request or socket."""
     begun = current.get()
     fields: dict[str, Any] | None = record.__dict__.get("fields")
     if begun is not None and begun.is_told_by(fields):

@@ -1,16 +1,16 @@
-"""The spans of one request or socket, in the words of OpenTelemetry's HTTP conventions.
+"""The spans of one request or socket, following OpenTelemetry's HTTP conventions.
 
 ========  =================  =====================================================================================
 kind      name               lasts
 ========  =================  =====================================================================================
-SERVER    ``GET /api/``      an HTTP request: to the end of its answer; a WebSocket: to the end of its handshake
-CLIENT    ``GET``            from the question to a backend to the head of its answer; its context is what that gets
+SERVER    ``GET /api/``      an HTTP request: until the end of the response; a WebSocket: until the handshake's end
+CLIENT    ``GET``            a call to a backend until the head of its response; the backend gets this span's context
 INTERNAL  ``WebSocket /ws``  a socket's life, from its handshake to its close; a child of the SERVER span
 ========  =================  =====================================================================================
 
-A socket lives for hours. Were it one span, nothing of its handshake would be seen until it closes, and no latency of
-SERVER spans could be read. No span has a query, a header field, a user or a close reason; `relay.live.masking` guards
-the texts that clients and backends have a part in.
+A socket may live for hours. As a single span, its handshake would not be visible until it closes, and the latencies of
+SERVER spans would be meaningless. No span has a query, a header field, a user or a close reason; `relay.live.masking`
+is applied to texts that clients and backends can influence.
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ _CLOSING = ("close_code", "closed_by", *Traffic._fields)
 _IN_A_PATH = "/!$&'()*+,;=:@~"
 
 LEFT = "client_left"
-"""Type of the error where the client did not wait; of a handshake it is the outcome in the metrics as well."""
+"""The error type if the client did not wait; for a handshake it is also the outcome in the metrics."""
 
 SWITCHING = 101
 
 FAULTS = frozenset({1011, 1014})
-"""Close codes that say of a server what 500 and 502 say."""
+"""Close codes that correspond to the statuses 500 and 502."""
 
 
 class Recorder:
-    """Begins traces.
+    """Starts traces.
 
     Args:
-        pages: Paths of the gateway's own pages; no route is named for them.
-        secret_names: Of the configured cookie and query parameter.
+        pages: Paths of the gateway's own pages, which have no route.
+        secret_names: The configured cookie and query parameter.
     """
 
     def __init__(self, tracer: Tracer, pages: Iterable[str] = (), secret_names: Iterable[str] = ()) -> None:
@@ -60,25 +60,25 @@ class Recorder:
         self._masker = Masker(secret_names)
 
     def begin(self, scope: Scope) -> Trace:
-        """A request or handshake has arrived."""
+        """Start the trace of a request or handshake that has arrived."""
         return Trace(self, scope)
 
     def text(self, text: str) -> str:
-        """What may leave in a span: as in a line of the log. One string that is no UTF-8 would cost a whole batch."""
+        """A text for a span, masked as in the log. A single string that is not UTF-8 would lose a whole batch."""
         text = self._masker.text(text)
         return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
     def path(self, target: bytes) -> str:
-        """The path of a request target: as the log shows it, decoded, and then encoded again."""
+        """The path of a request target: decoded and masked as in the log, then encoded again."""
         path = unquote(target.partition(b"?")[0].decode("latin-1"), errors="surrogateescape")
         return quote(self._masker.text(without_query(path)), _IN_A_PATH, errors="surrogateescape")
 
 
 class Trace:
-    """What is told of one request or socket.
+    """The trace of one request or socket.
 
     Attributes:
-        id: For the log; 32 hexadecimal digits.
+        id: The trace id for the log: 32 hexadecimal digits.
     """
 
     __slots__ = (
@@ -110,7 +110,7 @@ class Trace:
         return self._method if self._method in _METHODS else "HTTP"
 
     def note(self, event: str, fields: Mapping[str, Any]) -> None:
-        """Take what an event of `relay.live.log` says of it."""
+        """Record an event of `relay.live.log` about it."""
         match event:
             case "backend.error":
                 self._fault = fields["code"], fields["detail"]
@@ -130,9 +130,9 @@ class Trace:
                 self.end()
 
     def is_told_by(self, fields: Mapping[str, Any] | None) -> bool:
-        """Whether a line of the log is about this: an event by its request id; any other line until the answer is out.
+        """Whether a log line belongs to this trace: an event by its request id, any other until the response has ended.
 
-        Tasks that a request begins and leaves behind, such as the link to Redis, speak in its context, too.
+        Tasks that a request starts and leaves running, such as the link to Redis, also log in its context.
         """
         if fields is None:
             return not self._over
@@ -140,11 +140,11 @@ class Trace:
         return arrival is not None and fields.get("request_id") == arrival.request_id
 
     def crash(self, exc: Exception) -> None:
-        """The application failed."""
+        """Record that the application failed."""
         self._fault = type(exc).__name__, ""
 
     def end(self) -> None:
-        """The answer is complete, or will never be; what comes later is not of the SERVER span."""
+        """End the SERVER span: the response is complete, or never will be."""
         if self._over:
             return
         self._over = True
@@ -153,11 +153,11 @@ class Trace:
         self._server.end()
 
     def call(self, backend: Backend) -> Call:
-        """A backend is asked."""
+        """Start the span of a call to a backend."""
         return Call(self._recorder, self._child(self._verb, SpanKind.CLIENT), self._method, backend)
 
     def _child(self, name: str, kind: SpanKind) -> Span:
-        """A span below; where this trace is not sampled, none of its own."""
+        """A child span; if this trace is not sampled, the SERVER span itself."""
         if not self._is_sampled:
             return self._server
         return self._recorder.tracer.start_span(name, set_span_in_context(self._server, Context()), kind)
@@ -173,7 +173,7 @@ class Trace:
         if status == CLIENT_LEFT:
             code, sent = code or LEFT, 0
         elif "code" in told and (closed_with := told.get("close_code")):
-            sent = SWITCHING  # it was accepted, to be told in a close frame
+            sent = SWITCHING  # it was accepted, then closed with a close frame
         elif status >= 500:
             code = code or str(status)
         attributes = {
@@ -220,7 +220,7 @@ class Trace:
 
 
 class Call:
-    """A CLIENT span: a backend is asked, whichever of its urls, and however often it takes."""
+    """A CLIENT span: a call to a backend, at any of its urls, with all attempts."""
 
     __slots__ = ("_backend", "_method", "_recorder", "_span")
 
@@ -228,14 +228,14 @@ class Call:
         self._recorder, self._span, self._method, self._backend = recorder, span, method, backend
 
     def headers(self, headers: RawHeaders) -> RawHeaders:
-        """The fields for the backend, whose own span will hang below this one."""
+        """The fields for the backend, with this span's context as the parent of its own."""
         carrier: dict[str, str] = {}
         _W3C.inject(carrier, set_span_in_context(self._span, Context()))
         ours = [(name.encode(), value.encode()) for name, value in carrier.items()]
         return [*(field for field in headers if field[0] not in _FIELDS), *ours]
 
     def answered(self, status: int, url: Url, target: bytes) -> None:
-        """The head of the answer is here; `target` is what was asked for (RFC 9112 §3.2)."""
+        """End the span with the head of the response; `target` is the request target (RFC 9112 §3.2)."""
         if self._span.is_recording():
             full = f"{url.scheme}://{url.authority}{self._recorder.path(target)}"
             self._describe(url, status, **{"url.full": full, "error.type": str(status) if status >= 500 else None})
@@ -244,7 +244,7 @@ class Call:
         self._span.end()
 
     def failed(self, code: str, detail: str = "", status: int = 0) -> None:
-        """There is none, or none of use; without a `detail` it is not the backend's fault."""
+        """End the span without a usable response; without a `detail`, it is not the backend's fault."""
         if self._span.is_recording():
             urls = self._backend.urls
             self._describe(urls[0] if len(urls) == 1 else None, status or None, **{"error.type": code})
@@ -265,18 +265,18 @@ class Call:
 
 
 current: ContextVar[Trace | None] = ContextVar("trace", default=None)
-"""Of the request or socket that this task, or a callback of it, is about."""
+"""The trace of the request or socket that the current task, or its callback, belongs to."""
 
 
 def note(event: str, fields: Mapping[str, Any]) -> None:
-    """Tell an event of the log to the trace it belongs to."""
+    """Pass an event of the log to the trace it belongs to."""
     trace = current.get()
     if trace is not None and trace.is_told_by(fields):
         trace.note(event, fields)
 
 
 def _context(headers: RawHeaders) -> Context:
-    """Whose trace this is; a ``traceparent`` that is there twice counts as none (Trace Context, §3.2)."""
+    """The context that the client sent; a repeated ``traceparent`` counts as none (Trace Context, §3.2)."""
     carrier: dict[str, list[str]] = {}
     for name, value in headers:
         if name in _FIELDS:

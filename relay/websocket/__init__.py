@@ -1,11 +1,11 @@
-"""Carrying WebSockets: judged, dialled to the backend first, accepted second, then faithful to the byte.
+"""Relay WebSockets: judge, dial the backend, then accept the client and pass every byte on faithfully.
 
-The way of a socket::
+The stages of a socket::
 
     consumer  ->  upstream           ->  tunnel, legs              ->  journal
-    who, where    opening, deflate       or messages, backend_side     the story of its life
-                  the backend's yes      bytes, or ASGI's events
+    who, where    opening, deflate       or messages, backend_side     log and metrics
+                  the backend accepts    bytes, or ASGI events
 
-What the registry holds of it meanwhile is ``socket``; what it is held to, ``carrier.Terms``; when it is looked at,
-``lifetime``. Pure, tested as tables: ``close_codes``, ``frames``, ``deflate``, ``opening``.
+The registry holds a ``socket``; its limits are ``carrier.Terms``; ``lifetime`` checks the time limits. Pure, tested as
+tables: ``close_codes``, ``frames``, ``deflate``, ``opening``.
 """

@@ -1,4 +1,4 @@
-"""The backend's side of a socket carried by messages: websockets' sans-I/O protocol on the dialled transport."""
+"""The backend's side of a socket relayed as messages: websockets' sans-I/O protocol on the dialled transport."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from relay.websocket.lifetime import Limits
 
 _MOST_BYTES = 64 * 1024
 _MOST_MESSAGES = 64
-"""What may wait for the client before the backend is no longer read; one message may be larger."""
+"""Limits on what is buffered for the client before reading from the backend pauses; one message may be larger."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class BackendSide(asyncio.Protocol):
         self.heard = self.pinged = 0.0
 
     def start(self, early: bytes) -> None:
-        """Take the transport over, with what came together with the 101."""
+        """Take over the transport, with the data that came along with the 101."""
         self._transport.set_protocol(self)
         if self._transport.is_closing():
             self.connection_lost(None)
@@ -67,7 +67,7 @@ class BackendSide(asyncio.Protocol):
     # For the relay
 
     async def receive(self) -> Event:
-        """The next message, or how it ended: a close frame, a violation of the protocol, or neither."""
+        """The next message, or the end: a close frame, a protocol violation, or neither."""
         while not self._events:
             self._arrived.clear()
             await self._arrived.wait()
@@ -78,7 +78,7 @@ class BackendSide(asyncio.Protocol):
         return event
 
     async def send(self, message: str | bytes) -> None:
-        """Send a message, and wait while the backend takes nothing; what comes after its close is dropped."""
+        """Send a message, and wait while the backend accepts no more; after its close, messages are dropped."""
         if self._protocol.state is OPEN:
             if isinstance(message, str):
                 self._protocol.send_text(message.encode())
@@ -88,20 +88,20 @@ class BackendSide(asyncio.Protocol):
         await self._writable.wait()
 
     def close(self, close: Close) -> None:
-        """Begin the closing handshake, unless one has begun."""
+        """Start the closing handshake, unless one has started."""
         if self._protocol.state is OPEN:
             self._protocol.send_close(close.code, close.reason)
             self._flush()
         self._transport.resume_reading()
 
     def abort(self) -> None:
-        """Cut the connection, if it is there still."""
+        """Cut the connection, if it is still open."""
         self._transport.abort()
 
     # Life (`lifetime.Side`)
 
     def listening(self) -> bool:
-        """Whether it is read."""
+        """Whether it is being read."""
         return not self._full()
 
     def ping(self) -> None:

@@ -1,4 +1,4 @@
-"""What both ways of carrying a socket have in common: the terms it is carried on, and how it ended."""
+"""What both ways of relaying a socket share: its limits, and how it ended."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from relay.websocket.lifetime import DEFAULT_LIMITS, Lifetime, Limits
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What a socket is held to.
+    """The limits of a socket.
 
     Attributes:
-        expires_at: Unix time of the deadline; None: none (a public route without a token).
+        expires_at: Unix time of the deadline; None: no deadline (a public route without a token).
         idle_timeout: Seconds without a message; 0: no limit.
-        message_rate: Of the client's messages.
+        message_rate: Limits the client's messages.
         max_message_size: Payload bytes, either way; 0: no limit.
     """
 
@@ -36,8 +36,9 @@ class Outcome:
     """How a socket ended.
 
     Attributes:
-        code: Of the close frame that the client sent or was sent; 1005: it had none; 1006: the client left without one.
-        by: Who ended it. What the gateway does over the fault of a side is by the gateway.
+        code: The close code that the client sent or got; 1005: a frame without a code; 1006: the client left without a
+            frame.
+        by: Who ended it. If the gateway ends it because of a side's fault, that is the gateway.
         detail: What the code does not say, for the log.
     """
 
@@ -48,11 +49,11 @@ class Outcome:
 
 
 class Carrier(Protocol):
-    """A socket being carried.
+    """A socket being relayed.
 
     Attributes:
         ending: How it ended, as soon as that is certain.
-        client_left: Done when the client is gone; `ending` is there then.
+        client_left: Done when the client is gone; then `ending` is set.
     """
 
     lifetime: Lifetime
@@ -61,15 +62,15 @@ class Carrier(Protocol):
 
     @property
     def traffic(self) -> Traffic:
-        """What it has carried so far."""
+        """What it has relayed so far."""
 
     async def carry(self) -> None:
-        """Carry it until both sides are closed."""
+        """Relay until both sides are closed."""
 
     def end(self, ending: Ending) -> None:
-        """Begin to close both sides; the first ending counts."""
+        """Start closing both sides; only the first call counts."""
 
 
 def code_for_other(side: ClosedBy, violation: int) -> int:
-    """What the other side is told when this one has broken the protocol (the contract, section 6)."""
+    """The close code for the other side when this one has broken the protocol (contract, section 6)."""
     return BAD_GATEWAY if side == "backend" and violation != MESSAGE_TOO_BIG else GOING_AWAY

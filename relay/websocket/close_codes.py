@@ -1,4 +1,4 @@
-"""Close codes: which may travel, what the gateway says itself, and what a stock server can say. Pure.
+"""Close codes: which may be relayed, which the gateway sends itself, and which a stock server can send. Pure.
 
 RFC 6455 §7.4 and the IANA registry of close codes; the contract, section 6, for the gateway's own use of them.
 """
@@ -42,10 +42,10 @@ def for_asgi(code: int | None) -> int:
 
 
 def for_stock_daphne(code: int | None) -> int:
-    """The code that says nearly the same and that stock Daphne can send.
+    """The closest code that stock Daphne can send.
 
-    Its autobahn raises for all but 1000 and 3000-4999, and sends 1000 where none is given. The others become 4000 plus
-    the HTTP status that comes closest, as in the gateway's own refusals: 1014 is 4502, 1012 is 4503. 1000 in their
-    place would tell a client that all is well, and not to come back.
+    Its autobahn raises for all codes except 1000 and 3000-4999, and sends 1000 if there is none. Other codes become
+    4000 plus the closest HTTP status, as in the gateway's own refusals: 1014 becomes 4502, 1012 becomes 4503. Sending
+    1000 instead would tell a client that all is well, and not to reconnect.
     """
     return NORMAL if code is None else _STOCK_DAPHNE.get(code, code)

@@ -1,4 +1,4 @@
-"""The Channels consumer of every relayed WebSocket: judge, dial the backend, accept, carry, and tell how it ended."""
+"""The Channels consumer for relayed WebSockets: judge, dial the backend, accept, relay, and log how it ended."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ if TYPE_CHECKING:
 
 
 _SERVERS_OWN = frozenset({b"date", b"server"})
-"""What other servers than ours write themselves; uvicorn fails a handshake in which one is there twice."""
+"""Fields that servers other than ours add themselves; uvicorn fails a handshake that has one of them twice."""
 
 
 class RelayConsumer(AsyncWebsocketConsumer):
     """Relays one WebSocket.
 
-    Channels' own ``__call__`` looks for a channel layer, makes a task for each event and cares for database connections
-    in a thread. A relayed socket has no use for any of it: here the one event that counts is the first.
+    Channels' own ``__call__`` looks for a channel layer, creates a task for each event and closes old database
+    connections in a thread. A relayed socket needs none of that: only the first event matters here.
 
     Args:
-        limits: Times of a socket's life.
+        limits: The socket's time limits.
     """
 
     def __init__(self, runtime: Runtime, limits: Limits = DEFAULT_LIMITS) -> None:
@@ -60,7 +60,7 @@ class RelayConsumer(AsyncWebsocketConsumer):
             await self.connect()
 
     async def connect(self) -> None:
-        """Relay the client where it may go, or say why not."""
+        """Relay the socket if it is allowed, or refuse it."""
         grant = decide(self._ask(), self.snapshot, self.who)
         if isinstance(grant, Denied):
             await self._refuse(grant)
@@ -92,13 +92,13 @@ class RelayConsumer(AsyncWebsocketConsumer):
         return field(self.scope["headers"], b"origin")
 
     def _offered(self, extension: str) -> bool:
-        """Whether the server has an ASGI extension."""
+        """Whether the server offers an ASGI extension."""
         return extension in (self.scope.get("extensions") or {})
 
     # Refusing
 
     async def _refuse(self, denied: Denied) -> None:
-        """Answer the handshake with a status, or accept and close where the route says so."""
+        """Answer the handshake with a status, or accept and close if the route says so."""
         close_code = close_code_of(denied.refusal, denied.route)
         self.journal.refused(denied, close_code)
         with suppress(OSError):  # ASGI: the client has left
@@ -107,7 +107,7 @@ class RelayConsumer(AsyncWebsocketConsumer):
     # Relaying
 
     async def _dial(self, grant: Grant) -> Upstream | None:
-        """Make the handshake with the backend; None if there is nobody to relay to, or nobody to relay for."""
+        """Make the handshake with the backend; None if it failed, or the client has left."""
         scope = self.scope
         offers: tuple[deflate.Offer, ...] = ()
         if self._offered("relay.tunnel"):
@@ -129,14 +129,14 @@ class RelayConsumer(AsyncWebsocketConsumer):
         return None
 
     async def _dial_while_the_client_waits(self, opening: Opening) -> Upstream | None:
-        """Dial, but give up as soon as the client does."""
+        """Dial, but stop as soon as the client leaves."""
         if self._offered("relay.cancel"):
             try:
                 return await self.runtime.dial(opening)
             except asyncio.CancelledError:
                 self.journal.left(opening.grant)
                 raise
-        leaving = asyncio.ensure_future(self.base_receive())  # nothing but its leaving can arrive yet
+        leaving = asyncio.ensure_future(self.base_receive())  # only its disconnect can arrive at this point
         try:
             async with asyncio.timeout(None) as patience:
 
@@ -155,7 +155,7 @@ class RelayConsumer(AsyncWebsocketConsumer):
             await asyncio.wait((leaving,))
 
     async def _carry(self, grant: Grant, upstream: Upstream, handshake: Handshake, place: ExitStack) -> None:
-        """Accept the client, and relay until both sides are closed; `place` is free as soon as the client is gone."""
+        """Accept the client, and relay until both sides are closed; `place` is freed once the client has gone."""
         carrier = self._carrier(grant, upstream)
         socket = CarriedSocket(grant, upstream.url, self.arrival, self._origin() or "", carrier)
         try:
@@ -165,7 +165,7 @@ class RelayConsumer(AsyncWebsocketConsumer):
             return
         registry = self.runtime.registry
         registry.finish(handshake)
-        if handshake.identity is not grant.identity:  # the user has a fresh token since
+        if handshake.identity is not grant.identity:  # the token was renewed meanwhile
             socket.identity = handshake.identity
         registry.add(socket)
         self.journal.opened(socket, upstream.accepted.subprotocol)
@@ -182,7 +182,7 @@ class RelayConsumer(AsyncWebsocketConsumer):
         await carrier.carry()
 
     def _accept_headers(self, accepted: Accepted) -> RawHeaders:
-        """The backend's fields for the client, and ours."""
+        """The header fields for the client: the backend's and ours."""
         headers = [(b"x-request-id", self.arrival.request_id.encode())]
         if self._offered("relay.tunnel"):
             headers += accepted.headers
@@ -208,7 +208,7 @@ class RelayConsumer(AsyncWebsocketConsumer):
         return MessageRelay(transport, early, terms, self.base_receive, self.base_send, close_code)
 
     def _overtaken_by(self, socket: CarriedSocket) -> Ending | None:
-        """What would have ended the socket, had it been in the registry during the handshake."""
+        """The ending that the socket would have got, had it been in the registry during the handshake."""
         runtime = self.runtime
         if runtime.draining:
             return DRAIN

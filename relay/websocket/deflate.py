@@ -1,7 +1,7 @@
-"""``permessage-deflate`` between client and backend, over the gateway's head (RFC 7692). Pure.
+"""Negotiation of ``permessage-deflate`` between client and backend (RFC 7692). Pure.
 
-The gateway passes the client's offers on and the backend's answer back; it never compresses. It must know the
-extension all the same: an answer that no offer allows would break the socket later, and another extension could give
+The gateway passes on the client's offers and the backend's answer, and never compresses. It must understand the
+extension nevertheless: an answer that no offer allows would break the socket later, and another extension could give
 the reserved bits a meaning that the scanner can't judge.
 """
 
@@ -23,8 +23,8 @@ class Parameters:
     """The parameters of one offer or answer (RFC 7692 §7.1).
 
     Attributes:
-        server_bits: ``server_max_window_bits``; 0: not there.
-        client_bits: ``client_max_window_bits``; 0: not there; 15 where an offer gives no value, as any is good then.
+        server_bits: ``server_max_window_bits``; 0 if missing.
+        client_bits: ``client_max_window_bits``; 0 if missing; 15 if an offer gives no value, which allows any.
     """
 
     server_takes_over: bool = True
@@ -33,7 +33,7 @@ class Parameters:
     client_bits: int = 0
 
     def allows(self, answer: Parameters) -> bool:
-        """Whether a server that was offered this may answer that (§7.1.1, §7.1.2)."""
+        """Whether a server may give this answer to this offer (§7.1.1, §7.1.2)."""
         if answer.server_takes_over and not self.server_takes_over:
             return False
         if self.server_bits and not 0 < answer.server_bits <= self.server_bits:
@@ -43,14 +43,14 @@ class Parameters:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """One offer of the extension, and as the client wrote it."""
+    """One offer of the extension, parsed and as the client wrote it."""
 
     text: bytes
     parameters: Parameters
 
 
 def offers(values: Iterable[bytes]) -> tuple[Offer, ...]:
-    """The valid offers of ``permessage-deflate`` in ``Sec-WebSocket-Extensions`` fields; whatever else is there goes.
+    """The valid offers of ``permessage-deflate`` in ``Sec-WebSocket-Extensions`` fields; anything else is dropped.
 
     A server declines an invalid offer (§7.1); so does the gateway, by not passing it on.
     """
@@ -64,13 +64,13 @@ def offers(values: Iterable[bytes]) -> tuple[Offer, ...]:
 
 
 def answers(value: bytes, offered: Iterable[Offer]) -> bool:
-    """Whether the backend's ``Sec-WebSocket-Extensions`` is one that some offer allows."""
+    """Whether the backend's ``Sec-WebSocket-Extensions`` is allowed by one of the offers."""
     parameters = _parameters(value, is_offer=False)
     return parameters is not None and any(offer.parameters.allows(parameters) for offer in offered)
 
 
 def _parameters(text: bytes, *, is_offer: bool) -> Parameters | None:
-    """Read one extension; None if it is malformed, another one, or has a parameter that is unknown or there twice."""
+    """Parse one extension; None if it is malformed, a different one, or has an unknown or repeated parameter."""
     found = _EXTENSION.fullmatch(text)
     if found is None or found[1] != _NAME:
         return None

@@ -1,11 +1,11 @@
-"""Finding the frames in one direction of a WebSocket's bytes, without unmasking or copying payloads. Pure.
+"""Find the frames in one direction of a WebSocket's byte stream, without unmasking or copying payloads. Pure.
 
-A `Scanner` is fed what was read, in any cut, and returns what may be passed on. It judges framing (RFC 6455 §5): mask,
-reserved bits, opcodes, fragmentation, lengths; it counts messages and enforces their size before a byte too many
-passes. Payloads of data frames are never looked at: whether text is UTF-8 (§8.1) is for the end points to judge.
+A `Scanner` is fed the bytes read, in pieces of any size, and returns what may be passed on. It checks framing (RFC 6455
+§5): mask, reserved bits, opcodes, fragmentation and lengths; it counts messages, and enforces their size before any
+excess byte passes. It never looks at the payloads of data frames: the end points judge whether text is UTF-8 (§8.1).
 
-Control frames are held back until they are complete, and headers until they end, so what was passed on always ends at
-a frame's boundary or inside a data frame's payload.
+Control frames and headers are held back until they are complete, so what was passed on always ends at a frame boundary
+or inside a data frame's payload.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from relay.websocket.close_codes import INVALID_DATA, MESSAGE_TOO_BIG, POLICY_VI
 _CLOSE, _PING, _PONG = 0x8, 0x9, 0xA
 
 _WHOLE, _FIRST, _MIDDLE, _LAST, _CONTROL, _INVALID = range(6)
-"""What a frame is, by its first byte (§5.2): a message of its own, a part of one, a control frame, or not allowed."""
+"""Kinds of frame, by the first byte (§5.2): a whole message, a part of one, a control frame, or not allowed."""
 
 
 def _kinds(deflate: bool) -> bytes:
@@ -48,26 +48,27 @@ class Close:
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """What a side did that ends the socket; `code` is the close code for it."""
+    """A fault by one side that ends the socket; `code` is the close code for it."""
 
     code: int
     text: str
 
 
 class Scanner:
-    """Reads one direction. Feed it until there is a `verdict`; what follows that is not passed on.
+    """Scans one direction. Feed it until there is a `verdict`; nothing after that is passed on.
 
     Args:
-        masked: Whether this is the direction from the client: then every frame must be masked, else none (§5.1).
+        masked: Whether this is the direction from the client, in which every frame must be masked, otherwise none
+            (§5.1).
         deflate: Whether ``permessage-deflate`` was negotiated.
-        max_message: Payload bytes of a message, as they are on the wire; 0: no limit.
+        max_message: Limit on a message's payload bytes, as on the wire; 0: no limit.
 
     Attributes:
-        verdict: How this side ended: its close frame, or what it did wrong.
-        need: Payload bytes of a frame that was passed in part; 0 at a frame's boundary.
-        frames: Data frames whose header has passed.
-        allowance: As many messages may begin in all; one more is a violation (1008).
-        own_pong: Pongs with this payload answer the gateway's own pings and are not passed on.
+        verdict: How this side ended: its close frame, or its violation.
+        need: Payload bytes still missing from a frame that was passed on in part; 0 at a frame boundary.
+        frames: Data frames whose header has been passed on.
+        allowance: Total number of messages that may begin; one more is a violation (1008).
+        own_pong: Pongs with this payload answer the gateway's own pings, and are not passed on.
     """
 
     __slots__ = (
@@ -94,7 +95,7 @@ class Scanner:
         self._limit = max_message or sys.maxsize
         self._longest = min(self._limit, 125)
         self._held = b""  # the beginning of a header or control frame
-        self._message = -1  # payload bytes of the fragmented message under way; -1: there is none
+        self._message = -1  # payload bytes of the current fragmented message; -1: there is none
         self._payload = 0
         self._fragments = 0  # data frames that did not end a message
         self.frames = 0
@@ -114,13 +115,13 @@ class Scanner:
         return self._payload - self.need
 
     def feed(self, data: bytes) -> bytes:
-        """Return what of the data, and of what was held back, may be passed on now.
+        """Return the part of the data, and of what was held back, that may be passed on now.
 
-        It is the data itself, not a copy, when all of it may. Whoever feeds on after a verdict gets nothing.
+        If that is all of the data, it is returned itself, not a copy. After a verdict nothing is returned.
         """
         size = len(data)
         at = self.need
-        if at >= size:  # inside of one large payload
+        if at >= size:  # inside one large payload
             self.need = at - size
             return data
         verdict = self.verdict
@@ -153,7 +154,7 @@ class Scanner:
         return _without(answers, data[:at])
 
     def _short_messages(self, data: bytes, at: int) -> int:
-        """Pass unfragmented messages of up to 125 bytes, most of all traffic; return where something else begins."""
+        """Accept unfragmented messages of up to 125 bytes (most traffic); return where something else begins."""
         if self._message >= 0:
             return at
         kinds, mask, header, longest = self._kinds, self._mask, self._header, self._longest
@@ -174,8 +175,8 @@ class Scanner:
         """Judge the frame that begins here.
 
         Returns:
-            Where it ends, perhaps beyond the data; negative if it must not be passed on; 0 if too little of it is there
-            to tell, or it is a violation.
+            Where it ends, possibly beyond the data; negative if it must not be passed on; 0 if too little of it has
+            arrived, or it is a violation.
         """
         if len(data) - at < 2:
             return 0
@@ -193,7 +194,7 @@ class Scanner:
             least = 126 if length == 126 else 0x10000
             length = int.from_bytes(data[at + 2 : body], "big")
             if not least <= length < 1 << 63:
-                return self._violated(PROTOCOL_ERROR, "a length that is not in its shortest form, or of 64 bits")
+                return self._violated(PROTOCOL_ERROR, "a length that is not in its shortest form, or is 2^63 or more")
         key = body
         if self._mask:
             body += 4
@@ -212,9 +213,9 @@ class Scanner:
             return Violation(MESSAGE_TOO_BIG, f"a message of more than {self._limit} bytes")
         if kind in (_MIDDLE, _LAST):
             if self._message < 0:
-                return Violation(PROTOCOL_ERROR, "a continuation of no message")
+                return Violation(PROTOCOL_ERROR, "a continuation frame without a message")
         elif self._message >= 0:
-            return Violation(PROTOCOL_ERROR, "a new message inside of a fragmented one")
+            return Violation(PROTOCOL_ERROR, "a new message inside a fragmented one")
         elif self.messages >= self.allowance:
             return Violation(POLICY_VIOLATION, "more messages than the route's rate allows")
         final = kind in (_WHOLE, _LAST)
@@ -253,7 +254,7 @@ def _read_close(payload: bytes) -> Close | Violation:
 
 
 def _what_is_wrong(first: int) -> str:
-    """Name what an invalid frame's first byte does wrong; if it does nothing, the frame is a long control frame."""
+    """What is wrong with an invalid frame's first byte; if nothing is, the frame is a too long control frame."""
     opcode = first & 0xF
     if opcode not in (0x0, 0x1, 0x2, _CLOSE, _PING, _PONG):
         return f"the reserved opcode {opcode:#x}"
@@ -263,7 +264,7 @@ def _what_is_wrong(first: int) -> str:
 
 
 def _without(answers: list[tuple[int, int]], data: bytes) -> bytes:
-    """The data without the frames that lie between these bounds."""
+    """The data without the frames within these bounds."""
     kept, begin = [], 0
     for at, end in answers:
         kept.append(data[begin:at])
@@ -272,7 +273,7 @@ def _without(answers: list[tuple[int, int]], data: bytes) -> bytes:
 
 
 def close_frame(code: int | None, reason: str = "", *, masked: bool) -> bytes:
-    """A close frame; the reason is cut, between characters, to the 123 bytes that fit (§5.5)."""
+    """A close frame; the reason is cut, at a character boundary, to the 123 bytes that fit (§5.5)."""
     if code is None:
         return control_frame(_CLOSE, b"", masked=masked)
     text = reason.encode()[:123].decode(errors="ignore").encode()
@@ -280,12 +281,12 @@ def close_frame(code: int | None, reason: str = "", *, masked: bool) -> bytes:
 
 
 def ping_frame(payload: bytes, *, masked: bool) -> bytes:
-    """A ping frame of at most 125 bytes of payload (§5.5.2)."""
+    """A ping frame with at most 125 bytes of payload (§5.5.2)."""
     return control_frame(_PING, payload, masked=masked)
 
 
 def control_frame(opcode: int, payload: bytes, *, masked: bool) -> bytes:
-    """A control frame of at most 125 bytes; what goes to a server is masked by a key that can't be foreseen (§5.3)."""
+    """A control frame of at most 125 bytes; frames to a server are masked with an unpredictable key (§5.3)."""
     if not masked:
         return bytes((0x80 | opcode, len(payload))) + payload
     key = os.urandom(4)

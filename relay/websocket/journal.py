@@ -1,4 +1,4 @@
-"""What is logged and counted of a WebSocket: its handshake's end, and the story of its life."""
+"""Log and count WebSockets: the result of each handshake, and a summary of each socket."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 
 class Journal:
-    """Writes for one handshake and the socket that comes of it.
+    """Logs one handshake and the socket that results from it.
 
     Args:
-        scope: Of the handshake, after it was asked who sends it.
+        scope: The handshake's scope, after authentication.
     """
 
     def __init__(self, metrics: Metrics, scope: Scope) -> None:
@@ -34,7 +34,7 @@ class Journal:
         self._user_id = identity.user_id if identity is not None else None
 
     def refused(self, denied: Denied, close_code: int | None) -> None:
-        """The handshake got no further; with a close code it was accepted and closed."""
+        """The handshake was refused; with a close code, it was accepted and then closed."""
         refusal, route = denied.refusal, denied.route
         self._metrics.refusal(refusal.code)
         self._metrics.handshake(refusal.code)
@@ -83,7 +83,7 @@ class Journal:
         )
 
     def opened(self, socket: CarriedSocket, subprotocol: str | None) -> None:
-        """The handshake is done."""
+        """The handshake is complete."""
         self._metrics.handshake("accepted")
         self._metrics.ws_opened(socket)
         log.ws_open(
@@ -100,7 +100,7 @@ class Journal:
         )
 
     def closed(self, socket: CarriedSocket, outcome: Outcome) -> None:
-        """It has ended, and is no longer in the registry."""
+        """The socket has ended, and is no longer in the registry."""
         self._metrics.ws_closed(socket, outcome.code, outcome.by)
         log.ws_close(
             request_id=self._arrival.request_id,
@@ -117,7 +117,7 @@ class Journal:
         )
 
     def _masked(self, text: str) -> str:
-        """What a peer had a part in, without what this handshake must keep to itself."""
+        """A text that a peer may have influenced, without this handshake's secrets."""
         if not text:
             return text
         own = secrets.of_handshake(self._scope, self._who)

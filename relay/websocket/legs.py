@@ -1,7 +1,7 @@
-"""One side of a tunnel: reads its transport, passes on to the other side's, and is told when it is over.
+"""One side of a tunnel: reads from its transport and writes to the other side's.
 
-Reading is the hot path: one `feed` and one `write` for each read. Whatever wants more (a message rate, an idle timeout,
-a frame of ours that waits for a boundary, an end that has begun) turns `plain` off and takes the careful way.
+Reading is the hot path: one `feed` and one `write` for each read. Anything that needs more (a message rate, an idle
+timeout, a frame of ours waiting for a boundary, an ending in progress) turns `plain` off and takes the slow path.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     from relay.websocket.tunnel import Tunnel
 
 READ_SIZE = 64 * 1024
-"""Bytes read at once, into a buffer that all sockets of a loop share."""
+"""Bytes read at once, into a buffer shared by all sockets of a loop."""
 
 HIGH_WATER = 48 * 1024
-"""Bytes waiting for one side at which the other is no longer read. With one more read both ways: 224 KiB a socket."""
+"""Unsent bytes at which the other side is no longer read. With one more read each way: 224 KiB per socket."""
 
 _buffers: WeakKeyDictionary[asyncio.AbstractEventLoop, memoryview] = WeakKeyDictionary()
 
 
 def _shared_buffer(loop: asyncio.AbstractEventLoop) -> memoryview:
-    """The loop's read buffer: filled and emptied between two callbacks, so one does for all."""
+    """The loop's read buffer: it is filled and emptied within one callback, so all sockets can share it."""
     buffer = _buffers.get(loop)
     if buffer is None:
         buffer = _buffers[loop] = memoryview(bytearray(READ_SIZE))
@@ -42,18 +42,18 @@ class Leg(asyncio.BufferedProtocol):
 
     Args:
         name: Which side it is.
-        scanner: For what this side sends.
+        scanner: Scans what this side sends.
 
     Attributes:
         peer: The leg of the other side; set by the tunnel.
-        plain: What is read may simply be passed on.
+        plain: Data can be passed on without further checks.
         said: This side has sent a close frame.
-        told: This side was sent a close frame, or the end of TCP: nothing more may be written to it.
-        gone: Nothing more comes from it.
+        told: This side was sent a close frame or the end of TCP: nothing more may be written to it.
+        gone: Nothing more will come from this side.
         lost: Its transport is closed.
-        waiting: A frame of ours for this side, until a frame in flight to it ends.
-        full: It takes too little of what is sent to it: the other side is not read meanwhile.
-        deaf: What it sends counts no more: it has broken the protocol.
+        waiting: A frame of ours for this side, held until a frame in flight to it ends.
+        full: This side reads too slowly: meanwhile, the other side is not read.
+        deaf: This side has broken the protocol: whatever it sends is ignored.
     """
 
     __slots__ = (
@@ -92,8 +92,8 @@ class Leg(asyncio.BufferedProtocol):
         self._limits = limits
         self._timer: asyncio.TimerHandle | None = None
         self.full = False
-        self._unsent = 0  # bytes that waited for it when it was last looked at
-        self._carried: tuple[int, int] | None = None  # kept from when the other side was told that all is over
+        self._unsent = 0  # bytes waiting for it at the last check
+        self._carried: tuple[int, int] | None = None  # the counts when the other side was told to close
         self.waiting = b""
         self.tunnel, self.name, self.scanner = tunnel, name, scanner
         self.bucket: TokenBucket | None = None
@@ -102,7 +102,7 @@ class Leg(asyncio.BufferedProtocol):
         self.heard = self.pinged = 0.0
 
     def start(self) -> None:
-        """Take over `transport`, which may have been closed already, or have something left to send."""
+        """Take over `transport`, which may already be closed, or still have data to send."""
         transport = self.transport
         if transport.is_closing():
             self.connection_lost(None)
@@ -111,13 +111,13 @@ class Leg(asyncio.BufferedProtocol):
         transport.set_write_buffer_limits(high=HIGH_WATER, low=HIGH_WATER // 4)
 
     def listen(self) -> None:
-        """Read it, unless the other side takes nothing of what it sends."""
+        """Resume reading, unless the other side is full."""
         peer = self.peer
         if not self.gone and (peer.told or peer.gone or not peer.full):
             self.transport.resume_reading()
 
     def untie(self) -> None:
-        """Let go of the tunnel: its transports are closed, and nobody calls a leg any more."""
+        """Drop the references to the tunnel and the peer, once both transports are closed."""
         del self.tunnel, self.peer
 
     # Reading
@@ -130,7 +130,7 @@ class Leg(asyncio.BufferedProtocol):
         self.receive(self._buffer[:nbytes].tobytes())
 
     def receive(self, data: bytes) -> None:
-        """Pass on what may pass, and have the tunnel act on what the scanner says."""
+        """Pass on what the scanner allows, and let the tunnel act on its verdict."""
         if not self.plain:
             self._receive_carefully(data)
             return
@@ -161,7 +161,7 @@ class Leg(asyncio.BufferedProtocol):
             self.tunnel.judged(self)
 
     def _pass(self, data: bytes) -> None:
-        """Pass it on; once the other side was told that all is over, it is only searched for a close frame."""
+        """Pass data on; once the other side was told to close, only scan it for a close frame."""
         if not (self.peer.told or self.peer.gone):
             if passed := self.scanner.feed(data):
                 self.peer.transport.write(passed)
@@ -171,11 +171,11 @@ class Leg(asyncio.BufferedProtocol):
 
     @property
     def carried(self) -> tuple[int, int]:
-        """Messages and bytes of their payload that were passed on."""
+        """Messages passed on, and their payload bytes."""
         return self._carried or (self.scanner.messages, self.scanner.payload_bytes)
 
     def eof_received(self) -> bool:
-        """The end of TCP from this side; kept open the other way while it is owed an answer to its close frame."""
+        """Handle the end of TCP from this side; our direction stays open if its close frame is unanswered."""
         if self.said and not self.told and self.transport.can_write_eof():
             return True
         self.tunnel.left(self, "")
@@ -203,7 +203,7 @@ class Leg(asyncio.BufferedProtocol):
         self.peer.listen()
 
     def boundary(self) -> None:
-        """Send what has waited for the end of a frame in flight."""
+        """Send the frame that waited for the end of a frame in flight."""
         frame, self.waiting = self.waiting, b""
         if not frame or self.told or self.gone:
             return
@@ -216,9 +216,9 @@ class Leg(asyncio.BufferedProtocol):
     # Life (`lifetime.Side`)
 
     def listening(self) -> bool:
-        """Whether it is read; one that takes what is sent to it, be it slowly, is alive as well."""
+        """Whether its silence counts: it is being read, and is not busy receiving, even slowly."""
         if self.waiting and not self.full:
-            return False  # a ping of ours waits for the end of a frame, and what there is of that, it takes
+            return False  # our ping waits for the end of a frame, which this side is still receiving
         if self.full:
             unsent = self.transport.get_write_buffer_size()
             moved, self._unsent = unsent < self._unsent, unsent
@@ -227,7 +227,7 @@ class Leg(asyncio.BufferedProtocol):
         return not self.peer.full
 
     def ping(self) -> None:
-        """Ping it between two frames, by a payload of our own, so that the answer can be told from others."""
+        """Send a ping between two frames, with our own payload, so that its pong can be recognised."""
         if self.scanner.own_pong is None:
             self.scanner.own_pong = os.urandom(8)
         self.waiting = ping_frame(self.scanner.own_pong, masked=self.name == "backend")
@@ -237,14 +237,14 @@ class Leg(asyncio.BufferedProtocol):
             self.boundary()
 
     def vanish(self) -> None:
-        """It does not answer: cut it off."""
+        """Cut off a side that does not answer."""
         self.tunnel.left(self, f"no byte within {self._limits.pong:g} s of a ping")
         self.transport.abort()
 
     # Ending
 
     def tell(self, code: int | None, reason: str = "") -> None:
-        """Tell it that all is over: by a close frame, once no frame is in flight to it, or by the end of TCP."""
+        """Close this side: with a close frame, once no frame is in flight to it, or with the end of TCP."""
         if self.told or self.gone or self.transport.is_closing():
             return
         frame = close_frame(code, reason, masked=self.name == "backend")
@@ -257,17 +257,17 @@ class Leg(asyncio.BufferedProtocol):
             self._after(self._limits.frame, self.cut)
 
     def was_told(self) -> None:
-        """A close frame has gone to this side."""
+        """Record that a close frame was sent to this side."""
         self.told = True
         self.waiting = b""
-        self.peer.listen()  # nothing is passed on any more: it can't be too much
+        self.peer.listen()  # nothing is passed on any more, so the peer need not be paused
         if self.said:
             self.finish()
         else:
             self._after(self._limits.close, self.transport.abort)
 
     def finish(self) -> None:
-        """Both close frames have been exchanged: the server of a WebSocket closes TCP first (RFC 6455 §7.1.1)."""
+        """Close TCP after both close frames have been exchanged: the server does so first (RFC 6455 §7.1.1)."""
         if self.name == "client":
             self._shut()
         else:
@@ -286,15 +286,15 @@ class Leg(asyncio.BufferedProtocol):
             self._end_of_tcp()
 
     def _end_of_tcp(self) -> None:
-        """End TCP our way, and drop what still comes: a socket closed over unread bytes would be reset, and the reset
-        could overtake our close frame (RFC 6455 §7.1.1, RFC 1122 §4.2.2.13)."""
+        """End TCP in our direction, and drop what still arrives: closing a socket with unread bytes would reset it,
+        and the reset could overtake our close frame (RFC 6455 §7.1.1, RFC 1122 §4.2.2.13)."""
         if self.transport.can_write_eof():
             self.transport.write_eof()
         else:
             self._shut()
 
     def _shut(self) -> None:
-        """Close the transport once it has sent everything, or after a while without."""
+        """Close the transport once it has sent everything, or after a while in any case."""
         self.transport.close()
         if not self.lost:
             self._after(self._limits.close, self.transport.abort)

@@ -1,7 +1,7 @@
-"""How long a socket may live, and who on it is still there: deadline, idleness, pings.
+"""How long a socket may live, and whether both sides are still there: deadline, idle timeout, pings.
 
-One `Lifetime` per socket, with one timer: whatever is due next. What happens on the socket is only noted (a time in
-an attribute); when the timer fires, the notes decide.
+Each socket has one `Lifetime` with one timer, for whatever is due next. Activity only updates a time in an attribute,
+which is checked when the timer fires.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from relay.live.registry import EXPIRED, IDLE, Ending
 
 _NEVER = float("inf")
 _LOOK_AGAIN = 60.0
-"""Seconds after which a deadline is looked at again: the wall clock may be set, or the machine have slept."""
+"""Seconds after which a deadline is checked again: the wall clock may be adjusted, or the machine suspended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +24,11 @@ class Limits:
     """The times of the contract, section 6, in seconds.
 
     Attributes:
-        ping: After so much silence a side is pinged.
-        pong: Without a byte for so long after a ping, a side has vanished.
-        frame: A close by the gateway waits so long for the end of a frame in flight.
-        close: A close frame is to be answered within this, and what is left to be sent.
-        tcp: A backend may leave TCP open for so long behind both close frames.
+        ping: Silence after which a side is pinged.
+        pong: Silence after a ping, after which a side has vanished.
+        frame: How long a close by the gateway waits for the end of a frame in flight.
+        close: How long a close frame may go unanswered, or remaining data unsent.
+        tcp: How long a backend may leave TCP open after both close frames.
     """
 
     ping: float = 20.0
@@ -42,7 +42,7 @@ DEFAULT_LIMITS = Limits()
 
 
 class Side(Protocol):
-    """One side of a socket, as far as its life is concerned.
+    """One side of a socket, as `Lifetime` sees it.
 
     Attributes:
         heard: Loop time of its last sign of life.
@@ -53,20 +53,20 @@ class Side(Protocol):
     pinged: float
 
     def listening(self) -> bool:
-        """Whether its bytes would be noticed at all; while they are left unread, its silence means nothing."""
+        """Whether its silence counts: while we don't read its bytes, silence means nothing."""
 
     def ping(self) -> None:
-        """Send it a ping, or see to it that one is sent when that is possible."""
+        """Send a ping, now or as soon as possible."""
 
     def vanish(self) -> None:
-        """Take it for gone."""
+        """Treat it as gone."""
 
 
 class Lifetime:
-    """Ends a socket at its deadline or when idle, pings its sides, and finds out when one has vanished.
+    """Ends a socket at its deadline or when idle, pings its sides, and detects when one has vanished.
 
     Args:
-        sides: Those that are to be pinged.
+        sides: The sides to ping.
         end: Called once, with `EXPIRED` or `IDLE`.
         expires_at: Unix time of the deadline; None: there is none.
         idle_timeout: Seconds without a message; 0: no limit.
@@ -97,7 +97,7 @@ class Lifetime:
         self.active = 0.0
 
     def start(self) -> None:
-        """Begin to watch: everybody has just been heard."""
+        """Start watching, as if both sides had just been heard."""
         now = self._loop.time()
         self.active = now
         for side in self._sides:
@@ -106,7 +106,7 @@ class Lifetime:
         self._look()
 
     def stop(self) -> None:
-        """Watch no longer; the socket is being closed."""
+        """Stop watching, as the socket is being closed."""
         self._watching = False
         if self._timer is not None:
             self._timer.cancel()
@@ -121,7 +121,7 @@ class Lifetime:
             self._look()
 
     def _look(self) -> None:
-        """See what is due, and come back when the next thing is."""
+        """Do what is due, and set the timer for what is due next."""
         now = self._loop.time()
         due = now + _LOOK_AGAIN
         for check in (self._deadline, self._idleness, self._silence):
@@ -152,7 +152,7 @@ class Lifetime:
         return min((self._look_at(side, now) for side in self._sides), default=_NEVER)
 
     def _look_at(self, side: Side, now: float) -> float:
-        """Ping a side that is silent, and give up one that stays so; return when to look at it again."""
+        """Ping a silent side, and give up on one that stays silent; return when to check again."""
         limits = self._limits
         if not side.listening():
             side.heard = now

@@ -1,9 +1,9 @@
-"""Carrying a socket by ASGI messages, under servers that can't hand their connection over (Daphne, uvicorn …).
+"""Relay a socket as ASGI messages, under servers that can't hand over their connection (Daphne, uvicorn …).
 
-The same promises as the tunnel's, as far as ASGI and the server can keep them: messages are whole, never fragmented;
-pings are each side's own; ``permessage-deflate`` is not offered to the backend; a close frame without a code reaches
-the client as one with 1000. Stock Daphne drops empty messages and the reasons of close frames, and can send few close
-codes (`close_codes.for_stock_daphne`).
+It behaves like the tunnel as far as ASGI and the server allow, except: messages are whole, never fragmented; each side
+has its own pings; ``permessage-deflate`` is not offered to the backend; a close frame without a code reaches the client
+with 1000. Stock Daphne drops empty messages and close reasons, and can send few close codes
+(`close_codes.for_stock_daphne`).
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from relay.websocket.lifetime import Lifetime
 
 
 class MessageRelay:
-    """A socket under way.
+    """A socket relayed as messages.
 
     Args:
-        backend: The transport after the handshake with the backend, not read from since.
-        early: What the backend sent together with its 101.
-        receive: ASGI's; nothing but messages and the disconnect is still to come.
+        backend: The backend's transport, paused since the handshake.
+        early: What the backend sent along with its 101.
+        receive: ASGI's; only messages and the disconnect are still to come.
         send: ASGI's, after the accept.
-        close_code: The code to give to the server for one that is to be sent, None for a close frame without a code.
+        close_code: Maps a close code (None: no code) to the one to give to the server.
 
     Attributes:
         ending: How it ended, as soon as that is certain.
-        client_left: Done when nothing more can be said to the client.
+        client_left: Done when nothing more can be sent to the client.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class MessageRelay:
         self._early = early
         self._bucket = TokenBucket(terms.message_rate, loop.time()) if terms.message_rate else None
         self._ways: tuple[asyncio.Task[None], ...] = ()
-        self._for_client: Close | None = None  # what each side is still to be told
+        self._for_client: Close | None = None  # the close frame that each side is still to get
         self._for_backend: Close | None = None
         self.lifetime = Lifetime(
             (self._backend,),
@@ -69,13 +69,13 @@ class MessageRelay:
 
     @property
     def traffic(self) -> Traffic:
-        """What it has carried so far."""
+        """What it has relayed so far."""
         return Traffic(
             self._messages_to_backend, self._messages_to_client, self._bytes_to_backend, self._bytes_to_client
         )
 
     async def carry(self) -> None:
-        """Carry it until both sides are closed, or have had their time for that."""
+        """Relay until both sides are closed, or have had time to close."""
         self._ways = (
             asyncio.create_task(self._client_to_backend(), name="client->backend"),
             asyncio.create_task(self._backend_to_client(), name="backend->client"),
@@ -144,7 +144,7 @@ class MessageRelay:
                 self._backend_ended(event)
 
     def _admits(self, size: int) -> bool:
-        """Hold a message of the client's to the limits; past one, it is the last."""
+        """Check a client's message against the limits; if it exceeds one, end the socket."""
         now = self.lifetime.active = self._loop.time()
         if self._max_size and size > self._max_size:
             text = f"a message of more than {self._max_size} bytes"
@@ -162,7 +162,7 @@ class MessageRelay:
     # What ends it
 
     def _disconnected(self, message: Message) -> None:
-        """The client has closed, or is gone (1006)."""
+        """Handle a client that has closed, or is gone (1006)."""
         code, reason = message.get("code"), message.get("reason") or ""
         if code is None or code == close_codes.NO_CODE:
             self._settle(Outcome(close_codes.NO_CODE, "", "client"), for_backend=Close(None))
@@ -173,7 +173,7 @@ class MessageRelay:
             self._settle(Outcome(close_codes.ABNORMAL, "", "client", detail), for_backend=Close(close_codes.GOING_AWAY))
 
     def _backend_ended(self, event: Close | Violation | Gone) -> None:
-        """The backend has closed, broken the protocol (and been told so), or is gone."""
+        """Handle a backend that has closed, broken the protocol (and been sent a close frame), or is gone."""
         if isinstance(event, Close):
             self._settle(Outcome(event.code or close_codes.NO_CODE, event.reason, "backend"), for_client=event)
         elif isinstance(event, Violation):

@@ -1,4 +1,4 @@
-"""The opening handshake with a backend: what is asked, and what makes an answer a yes (RFC 6455 §4.1, §4.2.2). Pure."""
+"""The opening handshake with a backend: the request, and when an answer accepts it (RFC 6455 §4.1, §4.2.2). Pure."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from relay.typing import RawHeaders, Scope
 from relay.websocket import deflate, secrets
 
 _EXCERPT = 200
-"""Bytes of a refusing answer's body that go to the log."""
+"""Bytes of a refusal's body that are logged."""
 
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """What a valid 101 says.
+    """The content of a valid 101.
 
     Attributes:
-        extensions: The agreed ``permessage-deflate``, empty if there is none.
-        headers: What of the answer is for the client: its end to end fields, without the handshake's own.
+        extensions: The negotiated ``permessage-deflate``; empty if there is none.
+        headers: The fields for the client: end-to-end ones, without the handshake's own.
     """
 
     subprotocol: str | None
@@ -39,7 +39,7 @@ class Opening:
     """One client's handshake, to be made with its backend.
 
     Attributes:
-        deflate_offers: The client's, where the bytes will be tunnelled; otherwise none.
+        deflate_offers: The client's, if bytes will be tunnelled; otherwise none.
     """
 
     scope: Scope
@@ -54,7 +54,7 @@ class Opening:
         """The request's head.
 
         Raises:
-            Refused: A value would end its line early; no server that parses HTTP lets one in.
+            Refused: A value contains a line break, which no server that parses HTTP lets through.
         """
         grant = self.grant
         target = forwarding.target(url, grant, self.rules.query(self.scope, grant, self.who))
@@ -80,7 +80,7 @@ class Opening:
         return forwarding.websocket_origin(self.scope, self.grant)
 
     def judge(self, headers: RawHeaders, key: bytes) -> Accepted | str:
-        """Read the fields of a 101, names in lowercase; a string says why it is not a valid one (§4.1)."""
+        """Judge the fields of a 101 (names in lowercase); a string says why it is not valid (§4.1)."""
         fields: dict[bytes, list[bytes]] = {}
         for name, value in headers:
             fields.setdefault(name, []).append(value)
@@ -89,7 +89,7 @@ class Opening:
         if b"upgrade" not in forwarding.named_by_connection(headers):
             return "without Connection: Upgrade"
         if fields.get(b"sec-websocket-accept") != [accept_key(key.decode()).encode()]:
-            return "with a Sec-WebSocket-Accept that does not belong to the key"
+            return "with a Sec-WebSocket-Accept that does not match the key"
         protocol = b", ".join(fields.get(b"sec-websocket-protocol", ()))
         chosen = protocol.decode("latin-1")
         if chosen and chosen not in self.subprotocols:
@@ -112,7 +112,7 @@ class Opening:
 
     @property
     def excerpt_size(self) -> int:
-        """Bytes to read for an excerpt: a secret that begins in it must be seen whole."""
+        """Bytes to read for an excerpt: a secret that begins inside it must be complete to be masked."""
         return _EXCERPT + min(max(map(len, self._secrets), default=0), 16384)
 
     @property

@@ -1,4 +1,4 @@
-"""The answer to a handshake that goes no further: a status, or the close that its route wants instead."""
+"""Refuse a handshake: with a status or, if its route says so, by accepting and closing."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ def close_code_of(refusal: Refusal, route: Route | None) -> int | None:
 
 
 async def refuse(scope: Scope, send: Send, refusal: Refusal, close_code: int | None, request_id: str) -> None:
-    """Answer; where the server can't refuse a handshake with a response, by its own 403.
+    """Refuse the handshake; if the server can't send a response to one, it sends its own 403.
 
     Raises:
-        OSError: ASGI: the client has left.
+        OSError: The client has left (ASGI).
     """
     if close_code is not None:
-        # A browser fails a handshake in which it offered subprotocols and none is chosen.
+        # A browser fails a handshake if it offered subprotocols and none is chosen.
         offered = forwarding.subprotocols(scope)
         headers = [(b"x-request-id", request_id.encode())]
         await send({"type": "websocket.accept", "subprotocol": offered[0] if offered else None, "headers": headers})

@@ -1,7 +1,7 @@
-"""What a peer of one socket may repeat, and nobody may log: the handshake's own tokens and cookie values. Pure.
+"""Mask a handshake's own tokens and cookie values, which a peer may repeat, before anything is logged. Pure.
 
-A cookie value looks like any other word, so `relay.live.masking` can't know it; the handshake that brought it does.
-Nothing is kept for this: whoever writes a line reads the handshake again.
+A cookie value looks like any other word, so `relay.live.masking` can't recognise it; the handshake that brought it can.
+Nothing is stored for this: the handshake is read again when a line is logged.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from relay.live.masking import MASK
 from relay.typing import Scope
 
 _SHORTEST = 3
-"""Bytes. Shorter cookie values are no secrets, and masking them would make a log line unreadable."""
+"""Bytes. Shorter cookie values are not secrets, and masking them would make log lines unreadable."""
 
 
 def of_handshake(scope: Scope, who: Identification) -> list[bytes]:
-    """Its tokens, ticket, credentials and cookie values, as sent and as a backend reads them; longest first."""
+    """A handshake's tokens, tickets, credentials and cookies, as sent and as backends read them, longest first."""
     found = {presented.value.encode("latin-1", "replace") for presented in who.presented}
     found.update(ticket.encode("latin-1") for ticket in parameters(scope["query_string"], TICKET))
     for name, value in scope["headers"]:
@@ -32,7 +32,7 @@ def of_handshake(scope: Scope, who: Identification) -> list[bytes]:
 
 
 def masked(data: bytes, secrets: Sequence[bytes]) -> bytes:
-    """The data without these secrets, nor the beginning of one at its end, where it may have been cut."""
+    """The data without these secrets, including the beginning of one at the end, where the data may have been cut."""
     mask = MASK.encode()
     for secret in secrets:
         data = data.replace(secret, mask)

@@ -1,4 +1,4 @@
-"""One carried socket as the registry, the admin and the metrics see it (`relay.live.registry.LiveSocket`)."""
+"""One relayed socket as the registry, the admin and the metrics see it (`relay.live.registry.LiveSocket`)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from relay.websocket.carrier import Carrier
 
 
 class CarriedSocket:
-    """A WebSocket that was accepted.
+    """An accepted WebSocket.
 
     Args:
         origin: The ``Origin`` field; empty if the client sent none.
@@ -38,15 +38,15 @@ class CarriedSocket:
 
     @identity.setter
     def identity(self, identity: Identity | None) -> None:
-        """Belong to this token from now on; the deadline moves with it (re-authentication)."""
+        """Switch to another token, whose expiry becomes the deadline (re-authentication)."""
         self._identity = identity
         self._carrier.lifetime.renew(identity.expires_at if identity is not None else None)
 
     @property
     def traffic(self) -> Traffic:
-        """What it has carried so far."""
+        """What it has relayed so far."""
         return self._carrier.traffic
 
     def end(self, ending: Ending) -> None:
-        """Begin to close both sides. Returns at once; the first ending counts."""
+        """Start closing both sides. Returns at once; only the first call counts."""
         self._carrier.end(ending)

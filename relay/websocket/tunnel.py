@@ -1,8 +1,8 @@
-"""Carrying a socket by bytes: two transports, a frame scanner on each side, and the rules for how it ends.
+"""Relay a socket as bytes: two transports, a frame scanner for each direction, and the rules for how it ends.
 
-The server hands its client's transport over after the accept (``relay.tunnel``); from then on bytes go from one
-transport straight to the other. What the scanners see, what the clock says and what the gateway wants ends it, by
-the table of the contract, section 6.
+After the accept, the server hands over its client's transport (``relay.tunnel``); from then on, bytes go straight from
+one transport to the other. The scanners, the clock or the gateway itself end it, according to the table in the
+contract, section 6.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from relay.websocket.lifetime import Lifetime
 
 
 class Tunnel:
-    """A socket under way.
+    """A socket relayed as bytes.
 
     Args:
-        backend: The transport after the handshake with the backend, not read from since.
-        early: What the backend sent together with its 101.
+        backend: The backend's transport, paused since the handshake.
+        early: What the backend sent along with its 101.
         send: ASGI's, after the accept.
         deflate: Whether client and backend agreed on ``permessage-deflate``.
 
@@ -62,9 +62,9 @@ class Tunnel:
         self._ordered: Ending | None = None  # an ending by the gateway
 
     async def carry(self) -> None:
-        """Have the server hand its client over, and carry until both transports are closed.
+        """Have the server hand over its client, and relay until both transports are closed.
 
-        If it has none to hand over any more, the client has left during the handshake.
+        If there is none to hand over, the client has left during the handshake.
         """
         try:
             await self._send({"type": "relay.tunnel", "attach": self.attach})
@@ -78,10 +78,10 @@ class Tunnel:
                 self.abort()
 
     def attach(self, client: asyncio.Transport, leftover: bytes) -> asyncio.Future[None]:
-        """Take over the client's transport from the server, and begin to carry.
+        """Take over the client's transport from the server, and start relaying.
 
         Args:
-            leftover: What the client sent behind its handshake.
+            leftover: What the client sent after its handshake.
 
         Returns:
             `closed`.
@@ -113,7 +113,7 @@ class Tunnel:
 
     @property
     def traffic(self) -> Traffic:
-        """What it has carried so far."""
+        """What it has relayed so far."""
         (messages_up, bytes_up), (messages_down, bytes_down) = self.client.carried, self.backend.carried
         return Traffic(messages_up, messages_down, bytes_up, bytes_down)
 
@@ -149,7 +149,7 @@ class Tunnel:
             leg.peer.tell(other)
 
     def left(self, leg: Leg, why: str) -> None:
-        """Act on the end of a side's TCP; called again when its transport is closed, too."""
+        """Act on the end of a side's TCP; called again when its transport is closed."""
         if not leg.gone:
             leg.gone = True
             code = close_codes.ABNORMAL if leg is self.client else close_codes.BAD_GATEWAY
@@ -163,7 +163,7 @@ class Tunnel:
             self.closed.set_result(None)
 
     def _tell_who_stays(self, leg: Leg) -> None:
-        """Answer its close frame in place of the one that left, or say why nothing more will come."""
+        """Answer its close frame in place of the side that left, or tell it why nothing more will come."""
         if leg.gone:
             return
         leg.listen()
@@ -174,7 +174,7 @@ class Tunnel:
             leg.tell(close_codes.BAD_GATEWAY if leg is self.client else close_codes.GOING_AWAY)
 
     def _settle(self, outcome: Outcome) -> bool:
-        """Keep the outcome if it is the first; nothing is watched, and nothing passes unseen, from then on."""
+        """Keep the outcome if it is the first; from then on the lifetime stops, and no data takes the fast path."""
         if self.ending is not None:
             return False
         self.ending = outcome
@@ -183,13 +183,13 @@ class Tunnel:
         return True
 
     def _untie(self, _: object) -> None:
-        """Undo the circles between our parts: the garbage collector would pause all sockets to find them."""
+        """Break the reference cycles between our parts: the garbage collector would pause all sockets to find them."""
         self.client.untie()
         self.backend.untie()
         del self.lifetime
 
     def replan(self) -> None:
-        """Decide which legs may just pass on what they read."""
+        """Decide which legs may take the fast path."""
         plain = self.ending is None and not self._watched
         self.client.plain = plain and not self.backend.waiting
         self.backend.plain = plain and not self.client.waiting

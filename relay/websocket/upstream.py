@@ -1,4 +1,4 @@
-"""Dialling a backend's WebSocket: connect, ask, read the answer, and say exactly what went wrong."""
+"""Dial a backend's WebSocket: connect, send the handshake, read the answer, and report exactly what went wrong."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ HEAD_LIMIT = 64 * 1024
 """Bytes of an answer's head, interim answers (1xx) included."""
 
 BODY_TIMEOUT = 1.0
-"""Seconds that a refused client waits for the bytes of a refusing answer that are only for our log."""
+"""Seconds that a refused client waits while we read the body of the backend's refusal, which is only for our log."""
 
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """A backend that has said yes. Its transport is paused; whoever takes it must release the url in the end.
+    """A backend that accepted the handshake. Its transport is paused; the caller must release the url in the end.
 
     Attributes:
-        early: What came together with the 101: the first frames.
+        early: What came along with the 101: the first frames.
     """
 
     transport: asyncio.Transport
@@ -43,12 +43,12 @@ Dialler = Callable[[Opening], Awaitable[Upstream]]
 
 
 async def dial(connector: Connector, opening: Opening) -> Upstream:
-    """Make the opening handshake with the backend of a grant. Redirects are answers like any other.
+    """Make the opening handshake with a grant's backend. Redirects are treated like any other answer.
 
     The backend has ``connect_timeout`` for the connection, and then ``read_timeout`` for the head of its answer.
 
     Raises:
-        BackendError: What exactly did not work; its ``str()`` is for the log.
+        BackendError: The handshake failed; ``str()`` is the exact cause, for the log.
     """
     backend = opening.grant.backend
     key = generate_key().encode()
@@ -75,16 +75,16 @@ async def dial(connector: Connector, opening: Opening) -> Upstream:
 
 
 class _NoAnswer(Exception):
-    """What came was no complete head of an HTTP response."""
+    """The backend did not send the complete head of an HTTP response."""
 
 
 class _Answer(asyncio.Protocol):
-    """Reads the head of the answer, and a little of the body of one that refuses.
+    """Reads the head of the answer and, for a refusal, a little of its body.
 
     Attributes:
         head: Done when the head is complete; raises `_NoAnswer` if it won't be.
-        end: Done when enough of the body is there.
-        first: The first bytes, to be shown if they are no answer.
+        end: Done when enough of the body has arrived.
+        first: The first bytes, to be logged if they are not a valid answer.
         early: What followed a 101.
     """
 
@@ -104,11 +104,11 @@ class _Answer(asyncio.Protocol):
 
     @property
     def accepts(self) -> bool:
-        """Whether it looks like a yes (RFC 6455 §4.1 wants HTTP/1.1 or higher)."""
+        """Whether it looks like an acceptance (RFC 6455 §4.1 requires HTTP/1.1 or higher)."""
         return self.status == 101 and self.http_version == "1.1"
 
     async def why_not(self, opening: Opening) -> str:
-        """What a refusing answer says, and what may be behind it."""
+        """What a refusal says, and a hint at its likely cause."""
         if self.status == 101:
             return f"in HTTP/{self.http_version}"
         with contextlib.suppress(TimeoutError):
@@ -138,9 +138,9 @@ class _Answer(asyncio.Protocol):
         except httptools.HttpParserUpgrade as upgrade:
             self.early = data[upgrade.args[0] :]
             self.transport.pause_reading()
-            del self._parser  # it holds our methods: a circle that only the garbage collector would undo
+            del self._parser  # it references our methods: a cycle that only the garbage collector would break
         except httptools.HttpParserError as exc:
-            # After a complete head it is about the body, or a 101 without the fields that make it one.
+            # After a complete head, this is about the body, or a 101 without the necessary fields.
             self._fail(f"no valid HTTP answer ({exc})")
         if not self.head.done() and self._size > HEAD_LIMIT:
             self._fail(f"an answer whose head is larger than {HEAD_LIMIT} bytes")

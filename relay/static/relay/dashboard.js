@@ -74,7 +74,7 @@ function show(figures, charts) {
   rows("backends", figures.backends.map(backend), "No backend yet.");
   rows("refusals", refusals(figures.refusals, charts.refusals), "None in the last hour.");
   rows("routes", figures.routes.map(route), "No live socket.");
-  rows("processes", figures.processes.map((each) => process(each, figures)), "None has been heard of.");
+  rows("processes", figures.processes.map((each) => process(each, figures)), "No process has reported yet.");
   facts(figures);
 }
 
@@ -166,7 +166,7 @@ function route(each) {
 
 function process(each, figures) {
   const gone = each.state === "gone";
-  const heard = gone ? make("span", { class: "gw-note" }, `last heard of ${span(each.silence)} ago`) : null;
+  const heard = gone ? make("span", { class: "gw-note" }, `last heard from ${span(each.silence)} ago`) : null;
   const values = [each.sockets, each.requests, each.messages, each.refusals].map((value) => (gone ? "–" : number(value)));
   const cells = [
     make("th", { scope: "row", class: "wide" }, each.name),
