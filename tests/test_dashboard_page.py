@@ -235,7 +235,7 @@ def test_a_gateway_that_does_not_answer_is_told(page: Page) -> None:
     expect(page.locator("#gateway")).to_have_attribute("data-stale", "false")
     page.route("**/figures.json*", lambda route: route.abort())
     expect(page.locator("#verdict")).to_contain_text("No figures")
-    expect(page.locator("#verdict")).to_contain_text("These figures are of")
+    expect(page.locator("#verdict")).to_contain_text("These figures are from")
     page.unroute("**/figures.json*")
     expect(page.locator("#gateway")).to_have_attribute("data-stale", "false")
 

@@ -142,7 +142,7 @@ def test_the_bare_403_is_explained_and_mended(page: Page) -> None:
 def test_a_refusal_can_be_told_by_a_close_code(page: Page) -> None:
     """`refuse_with = "close"`: the page reads what a status would hide from it."""
     told(page, "With a close code")
-    expect(page.locator("#explanation")).to_have_text(re.compile("Your page was told: 4502, “[^.”]+.”$"))
+    expect(page.locator("#explanation")).to_have_text(re.compile("Your page got: 4502, “[^.”]+.”$"))
 
 
 def test_a_socket_that_ends_at_once_keeps_the_lines_about_its_end(page: Page) -> None:

@@ -36,7 +36,7 @@ function showAnswer({ method, path, answer, about }) {
   if (refusal) {
     view.verdict("bad", status, content.error, ...refusal);
   } else {
-    const told = content.saw ? view.toldAs(content.saw) : "It answered as it wanted to.";
+    const told = content.saw ? view.toldAs(content.saw) : "It answered as it chose to.";
     view.verdict(status < 400 ? "good" : "bad", status, `${method} ${path.split("?")[0]} reached the backend`, told);
   }
   view.browserGot(`${status} ${answer.phrase} in ${answer.milliseconds} ms`, content.saw ? null : content);
@@ -62,7 +62,7 @@ async function open() {
       close: (event) => showClose(mine, event),
     } });
   } catch (error) {
-    view.verdict("bad", "No ticket", "The gateway gave no ticket", `The answer was: ${error.message}.`, "A ticket wants a good token.");
+    view.verdict("bad", "No ticket", "The gateway gave no ticket", `The answer was: ${error.message}.`, "A ticket requires a valid token.");
     const asked = (line) => line.path === "/gateway/ticket" || line.event === "http.refused";
     view.gatewayLogged(await log((all) => all.filter(asked)), false);
   }
@@ -71,7 +71,7 @@ async function open() {
 async function showOpen(mine, socket) {
   if (current !== mine) return socket.close();
   Object.assign(mine, { socket, opened: true });
-  view.verdict("good", "101", "The WebSocket is open", "The backend was dialled first and said yes; only then did the gateway.");
+  view.verdict("good", "101", "The WebSocket is open", "The backend was dialled first and accepted; only then did the gateway.");
   view.browserGot(`101, subprotocol ${socket.protocol || "none"}`);
   view.live(mine.claims);
   const about = await log((all) => all.filter((line) => line.event === "ws.open"));
@@ -101,7 +101,7 @@ async function showClose(mine, { code, reason }) {
   if (refused) {
     const sight = code === 1006
       ? "Your page sees 1006 and no reason: browsers hide the status of a refused handshake."
-      : `Your page was told: ${code}, ${words}${reason.endsWith(".") ? "" : "."}`;
+      : `Your page got: ${code}, ${words}${reason.endsWith(".") ? "" : "."}`;
     view.verdict("bad", refused.status ?? code, `Refused: ${refused.code}`, `${what} ${sight}`, mend);
     view.browserGot(`closed with ${code}, ${words}`);
     view.backendSaw(null, refused.code);

@@ -27,7 +27,7 @@ export function verdict(tone, stamp, headline, explanation, mend) {
   byId("headline").textContent = headline;
   byId("explanation").textContent = explanation;
   byId("mend").hidden = !mend;
-  byId("mend").replaceChildren(make("b", "", "To mend it: "), mend ?? "");
+  byId("mend").replaceChildren(make("b", "", "To fix it: "), mend ?? "");
 }
 
 /** Clear the way and show what sets out. */
@@ -66,7 +66,7 @@ export function gatewayLogged(lines, passed) {
     const whole = make("details", "", make("summary", "", "the whole line"), make("pre", "", JSON.stringify(line, null, 1)));
     return make("article", "line", make("p", "event", line.event), make("dl", "", ...facts), whole);
   });
-  byId("gateway-body").replaceChildren(...(shown.length ? shown : [make("p", "quiet", "It wrote no line about this yet.")]));
+  byId("gateway-body").replaceChildren(...(shown.length ? shown : [make("p", "quiet", "It has not logged anything about this yet.")]));
 }
 
 /** Show the request as the backend had it; null: it never got there, for the reason of that code. */
@@ -75,8 +75,8 @@ export function backendSaw(saw, code) {
   if (!saw) {
     const dialled = ["backend_refused", "backend_unreachable", "backend_timeout", "backend_protocol_error"].includes(code);
     state("backend", dialled ? "bad" : "idle");
-    const text = { backend_refused: "It was asked, with your identity and the browser’s Origin, and it said no." }[code]
-      ?? (dialled ? "The gateway tried, and got no good answer." : "It never heard of this. The gateway refused first.");
+    const text = { backend_refused: "It was asked, with your identity and the browser’s Origin, and it refused." }[code]
+      ?? (dialled ? "The gateway tried, and got no valid answer." : "It never saw this. The gateway refused first.");
     return body.replaceChildren(make("p", "quiet", text));
   }
   state("backend", "good");
@@ -90,7 +90,7 @@ export function backendSaw(saw, code) {
   rows.sort((a, b) => order[a.className] - order[b.className]);
   const table = make("table", "", make("caption", "", `${saw.method} ${saw.path}`), make("tbody", "", ...rows));
   const notes = [anonymous(saw) ? "No X-User-* header: nobody is logged in." : "The identity comes from the token.",
-    "The token itself is gone."];
+    "The token itself was removed."];
   if (saw.extensions?.length) notes.push(`${saw.extensions.join(", ")}: agreed with your browser, end to end.`);
   if (saw.body) notes.push(`Body: ${saw.body_bytes} bytes, unchanged.`);
   body.replaceChildren(table, make("p", "quiet", notes.join(" ")));
@@ -100,7 +100,7 @@ const anonymous = (saw) => !saw.headers.some(([name]) => name.toLowerCase() === 
 
 /** Say in a sentence whom the backend believes to speak with. */
 export function toldAs(saw) {
-  if (anonymous(saw)) return "The route is public, and the backend was told of nobody.";
+  if (anonymous(saw)) return "The route is public, and the backend got no identity.";
   const value = (wanted) => saw.headers.find(([name]) => name.toLowerCase() === wanted)?.[1];
   return `The backend knows you as user ${value("x-user-id")}, ${value("x-user-email")}, role ${value("x-user-role")}. ` +
     "It never saw the token.";

@@ -1,1 +1,1 @@
-"""What is going on now: the live sockets, the log, the metrics. At run time it imports no other room."""
+"""The live state: sockets, log and metrics. At run time it imports no other subpackage."""

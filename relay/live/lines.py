@@ -178,11 +178,7 @@ class StdoutHandler(logging.Handler):
         try:
             for text in _packed(self._line(self._waiting.popleft()) for _ in range(len(self._waiting))):
                 _write(sys.stdout, text)
-        except (
-            OSError,
-            ValueError,
-            AttributeError,
-        ) as exc:  # ValueError: stdout is closed; AttributeError: there is none
+        except (OSError, ValueError, AttributeError) as exc:  # ValueError: stdout is closed; AttributeError: None
             self._lost(exc)
         finally:
             self.release()

@@ -1,4 +1,4 @@
-/* The curves of the last hour: uPlot draws, the caption reads, a table tells the same to whoever sees no curve. */
+/* The curves of the last hour: uPlot draws, the caption reads, and a table has the same data for those who can't see curves. */
 
 import { clock, make, number } from "./format.js";
 

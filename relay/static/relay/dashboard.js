@@ -54,11 +54,11 @@ function pause() {
   });
 }
 
-/** No answer: what is shown is old, and says so. */
+/** No answer: mark the figures on show as old. */
 function silence(failure, heard) {
   root.dataset.stale = "true";
   const reason = failure.name === "TimeoutError" ? "no answer" : failure.message;
-  const since = heard ? ` These figures are of ${clock(heard)}.` : "";
+  const since = heard ? ` These figures are from ${clock(heard)}.` : "";
   verdict("bad", `No figures: ${reason}.${since}`, []);
 }
 
@@ -66,7 +66,7 @@ function show(figures, charts) {
   root.dataset.stale = "false";
   root.setAttribute("aria-busy", "false");
   const { problems } = figures;
-  if (problems.length) verdict("bad", problems.length === 1 ? "One thing needs a look" : `${problems.length} things need a look`, problems);
+  if (problems.length) verdict("bad", problems.length === 1 ? "One thing needs attention" : `${problems.length} things need attention`, problems);
   else verdict("good", "All is well", []);
   setText(document.getElementById("asof"), `${clock(figures.now)}, updated every 2 s`);
   charts.update(figures.samples, figures.now);
@@ -78,7 +78,7 @@ function show(figures, charts) {
   facts(figures);
 }
 
-/** Told to screen readers, so it changes only when it says something else. */
+/** Announced by screen readers, so it changes only when its text does. */
 function verdict(state, text, problems) {
   document.querySelector(".gw-verdict").dataset.state = state;
   setText(document.getElementById("verdict"), text);
