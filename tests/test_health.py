@@ -319,7 +319,7 @@ async def test_without_a_metrics_token_only_loopback_clients_get_the_page(backen
         assert detail.endswith(
             "this one is 203.0.113.7"
             if trusted
-            else "this one is 127.0.0.1, through a proxy that TRUSTED_PROXIES does not name"
+            else "this one is 127.0.0.1, through a proxy that is not in TRUSTED_PROXIES"
         )
 
 

@@ -1,4 +1,4 @@
-"""What the gateway's commands have in common: a command line that can't be used is told in one line."""
+"""The base of the gateway's commands, which report a wrong command line in one line."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 
 class GatewayCommand(BaseCommand):
-    """A command without argparse's usage before its errors: that is up to six lines of help that nobody asked for.
+    """A command whose errors are not preceded by argparse's usage, which may have six lines.
 
-    From the command line such an error ends the process with 2; `call_command` raises it as a CommandError.
+    On the command line such an error ends the process with status 2; `call_command` raises it as a CommandError.
     """
 
     def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
@@ -22,7 +22,7 @@ class GatewayCommand(BaseCommand):
             text = f"{' '.join(message.split())}; see {manage(prog_name)} {subcommand} --help"
             if not parser.called_from_command_line:
                 raise CommandError(text, returncode=2)
-            self.stderr.write(f"CommandError: {text}")  # as Django does it, but for those of the command line
+            self.stderr.write(f"CommandError: {text}")  # as Django prints all other errors
             sys.exit(2)
 
         parser.error = error  # type: ignore[method-assign]  # BaseCommand makes the parser itself
@@ -30,5 +30,5 @@ class GatewayCommand(BaseCommand):
 
 
 def manage(prog_name: str = "") -> str:
-    """How this project's commands are called."""
+    """The command line's beginning, as the operator typed it."""
     return f"python {os.path.basename(prog_name) or 'manage.py'}"

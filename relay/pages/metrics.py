@@ -38,7 +38,7 @@ def _refusal(request: RelayRequest) -> Refusal | None:
             return None
         client = request.arrival.client or "(unix socket)"
         if _comes_from_a_stranger(request.arrival, request.raw_headers):
-            client += ", through a proxy that TRUSTED_PROXIES does not name"
+            client += ", through a proxy that is not in TRUSTED_PROXIES"
         detail = f"METRICS_TOKEN is not set, so only loopback clients get the metrics; this one is {client}"
         return Refusal("role_required", detail, said=NOT_FROM_ELSEWHERE)
     scheme, _, given = (request.field(b"authorization") or "").strip().partition(" ")
@@ -69,5 +69,5 @@ def on_this_machine(arrival: Arrival, headers: RawHeaders) -> bool:
 
 
 def _comes_from_a_stranger(arrival: Arrival, headers: RawHeaders) -> bool:
-    """Whether a proxy passed it on that nobody told us of."""
+    """Whether a request came through a proxy that is not in ``TRUSTED_PROXIES``."""
     return not arrival.peer_trusted and any(name in _BY_A_PROXY for name, _ in headers)
