@@ -1,4 +1,4 @@
-"""Processes under measurement: their CPU time, their memory, and when they listen."""
+"""Measured processes: their CPU time, their memory, and when they start to listen."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def cpu(pid: int) -> float:
 
 
 def memory(pid: int) -> int:
-    """Proportional set size of the process tree, in bytes: shared pages count once."""
+    """Proportional set size of the process tree, in bytes: shared pages count only once."""
     total = 0
     for p in tree(pid):
         with contextlib.suppress(OSError):

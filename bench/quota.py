@@ -1,4 +1,4 @@
-"""A quarter of a core for each worker, so that what a second one brings can be seen on a machine of two cores."""
+"""Limit each worker to a quarter of a core, so that the effect of a second one shows on a machine with two cores."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ _V1, _V2 = Path("/sys/fs/cgroup/cpu"), Path("/sys/fs/cgroup")
 
 
 class NoQuota(Exception):
-    """No quota can be set here; says why."""
+    """No quota can be set here; the message says why."""
 
 
 @contextlib.contextmanager
 def held(pids: list[int]) -> Iterator[None]:
-    """Hold each process to `SHARE` of a core by a control group of its own.
+    """Limit each process to `SHARE` of a core with its own control group.
 
     Raises:
-        NoQuota: It takes root, and the ``cpu`` controller of Linux' cgroups, version 1 or 2.
+        NoQuota: This needs root and the ``cpu`` controller of Linux cgroups, version 1 or 2.
     """
     parent = _V1 if _V1.is_dir() else _V2
     groups = [parent / f"relay-bench-{os.getpid()}-{pid}" for pid in pids]

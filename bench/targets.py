@@ -1,4 +1,4 @@
-"""What is measured: the gateway, its peers, and the laboratory that starts them behind one echo backend."""
+"""What is measured: the gateway, its peers, and the lab that starts them in front of one echo backend."""
 
 from __future__ import annotations
 

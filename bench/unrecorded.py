@@ -1,4 +1,4 @@
-"""manage.py of a gateway that neither logs nor counts its requests; what recording costs is the difference to it."""
+"""manage.py for a gateway that neither logs nor counts requests: the difference is the cost of recording."""
 
 import os
 

@@ -1,1 +1,1 @@
-"""The programs that the gateway is compared with."""
+"""The programs that the gateway is compared to."""

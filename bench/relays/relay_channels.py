@@ -1,4 +1,4 @@
-"""The obvious Channels consumer, as a first-time author writes it. LAB_BACKEND: HOST:PORT, LAB_SECRET: HS256 key."""
+"""The obvious Channels consumer, as a beginner would write it. LAB_BACKEND: HOST:PORT, LAB_SECRET: HS256 key."""
 
 import asyncio
 import os

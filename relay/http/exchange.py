@@ -30,7 +30,7 @@ IDLE = 4.0
 """Seconds that a connection may stay idle: less than the 5 s after which uvicorn and Node close theirs."""
 
 _VERSIONS = ("1.1", "1.0")
-"""The parser takes 0.9 and 2.0 as well; whoever writes those in a status line speaks something else (RFC 9112 §2.3)."""
+"""The parser also accepts 0.9 and 2.0, but a status line with those is not HTTP/1.x (RFC 9112 §2.3)."""
 
 _NOTED = frozenset({b"transfer-encoding", b"keep-alive", b"content-type", b"content-length"})
 _KEEP_ALIVE = re.compile(rb"(?i)\btimeout\s*=\s*\"?(\d{1,9})")

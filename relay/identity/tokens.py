@@ -1,8 +1,8 @@
-"""Is this token good, and which of several counts? Nothing here waits: not for the database, not for the network.
+"""Verify tokens, and decide which of several counts. Nothing here waits for the database or the network.
 
-A token is verified once and remembered until it expires, as a browser sends the same one with every request. What
-can change meanwhile is looked at every time: its expiry, the end of the previous secret, the keys of a JWKS and,
-outside of this memory, revocation.
+A token is verified once and cached until it expires, as a browser sends the same one with every request. Whatever can
+change in between is checked every time: its expiry, the end of the previous secret, the keys of a JWKS and, outside
+this cache, revocation.
 """
 
 from __future__ import annotations
