@@ -444,6 +444,7 @@ def test_nothing_is_wider_than_the_window(page: Page, gateway: Gateway, path: st
         expect(page.locator("#routes tbody th, #result_list tbody th").first).to_be_visible()
         for width in (320, 390, 768, 1280):
             page.set_viewport_size({"width": width, "height": 800})
+            page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")  # redrawn
             assert page.evaluate("document.documentElement.scrollWidth") <= width
             if width != 768:
                 hidden = (
