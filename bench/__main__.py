@@ -82,8 +82,12 @@ def scale(lab: Lab, args: argparse.Namespace) -> Results:
                 measure.table(f"{title}, {quota.SHARE:g} of a core for each worker", unit, rows)
     except quota.NoQuota as exc:
         print(f"\n  workers can't be limited to a part of a core here ({exc}): that comparison is left out")
-    running = [lab.gateway("not recorded", manage="bench/unrecorded.py"), lab.gateway("no log", LOG_LEVEL="ERROR"), one]
-    title = "small requests: log and metrics, metrics alone, neither"
+    running = [
+        lab.gateway("not recorded", manage="bench/unrecorded.py"),
+        lab.gateway("metrics", LOG_LEVEL="ERROR"),
+        lab.gateway("metrics and log"),
+    ]
+    title = "small requests, and what recording them costs"
     results["recording"] = measure.in_turn(running, 4 * args.repeat, lambda t: measure.http(t, small, args.seconds))
     measure.table(title, "requests", results["recording"])
     return results

@@ -118,9 +118,9 @@ def table(title: str, unit: str, rows: dict[str, list[Figures]]) -> None:
 
 
 def in_turn(targets: list[Target], repeat: int, run: Callable[[Target], Figures]) -> dict[str, list[Figures]]:
-    """Measure every target `repeat` times in turn, so that a busy machine affects all of them alike."""
+    """Measure every target `repeat` times, there and back again, so that a busy machine affects all of them alike."""
     rows: dict[str, list[Figures]] = {target.name: [] for target in targets}
-    for _ in range(repeat):
-        for target in targets:
+    for turn in range(repeat):
+        for target in targets if turn % 2 == 0 else reversed(targets):
             rows[target.name].append(run(target))
     return rows

@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import re
+import stat
 import sys
 import time
 from collections import deque
@@ -176,8 +177,10 @@ class StdoutHandler(logging.Handler):
         """Write the waiting records; `logging.shutdown` also calls this when the process ends."""
         self.acquire()
         try:
-            for text in _packed(self._line(self._waiting.popleft()) for _ in range(len(self._waiting))):
-                _write(sys.stdout, text)
+            lines = [self._line(self._waiting.popleft()) for _ in range(len(self._waiting))]
+            if lines:
+                for text in _packed(lines, _atomic(sys.stdout)):
+                    _write(sys.stdout, text)
         except (OSError, ValueError, AttributeError) as exc:  # ValueError: stdout is closed; AttributeError: None
             self._lost(exc)
         finally:
@@ -197,17 +200,25 @@ class StdoutHandler(logging.Handler):
                 sys.stderr.write(f"can't write to stdout, log lines are lost: {exc}\n")
 
 
-def _packed(lines: Iterable[str]) -> Iterator[str]:
-    """The lines, joined as far as they fit into one atomic write to a pipe."""
+def _packed(lines: list[str], limit: int) -> Iterator[str]:
+    """The lines, joined as far as they fit into `limit` characters."""
     pack: list[str] = []
     size = 0
     for line in lines:
-        if pack and size + len(line) > PIPE_BUF:
+        if pack and size + len(line) > limit:
             yield "".join(pack)
             pack, size = [], 0
         pack.append(line)
         size += len(line)
     yield "".join(pack)
+
+
+def _atomic(stream: TextIO) -> int:
+    """How much one write keeps together where others write, too: only a pipe has a limit (pipe(7))."""
+    try:
+        return PIPE_BUF if stat.S_ISFIFO(os.fstat(stream.fileno()).st_mode) else sys.maxsize
+    except io.UnsupportedOperation:  # not a file: the output is being captured
+        return sys.maxsize
 
 
 def _write(stream: TextIO, line: str) -> None:
