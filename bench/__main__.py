@@ -40,11 +40,7 @@ def websockets(lab: Lab, args: argparse.Namespace) -> Results:
         results["idle"][target.name] = [run]
         print(f"  {target.name:20}{run['kib']:>14.1f}{run['base_mib']:>10.0f}{run['fails']:>8.0f}", flush=True)
     for title, options in measure.WEBSOCKET.items():
-        rows = measure.in_turn(
-            running,
-            args.repeat,
-            lambda t, o=options: measure.websocket(lab.build, t, *o, seconds=args.seconds),  # type: ignore[misc]
-        )
+        rows = measure.in_turn(running, args.repeat, partial(_websocket, lab, options, args.seconds))
         measure.table(title, "handshakes" if "connect" in options else "messages", rows)
         results[title] = rows
     return results
@@ -62,24 +58,25 @@ def http(lab: Lab, args: argparse.Namespace) -> Results:
 
 def scale(lab: Lab, args: argparse.Namespace) -> Results:
     """One worker against two, at full speed and at a quarter of a core each; and the cost of logging and metrics."""
-    small, messages = next(iter(measure.HTTP.values())), "10 connections with 32 messages in flight, 64 B"
+    small = next(iter(measure.HTTP.values()))
+    messages, handshakes = "10 connections with 32 messages in flight, 64 B", "handshake and close, 20 at a time"
     loads: dict[str, tuple[str, Callable[[Target], Figures]]] = {
         "small requests": ("requests", lambda t: measure.http(t, small, args.seconds)),
-        **{
-            title: (unit, partial(_websocket, lab, measure.WEBSOCKET[title], args.seconds))
-            for title, unit in {messages: "messages", "handshake and close, 20 at a time": "handshakes"}.items()
-        },
+        messages: ("messages", partial(_websocket, lab, measure.WEBSOCKET[messages], args.seconds)),
+        handshakes: ("handshakes", partial(_websocket, lab, measure.WEBSOCKET[handshakes], args.seconds)),
     }
     one, two = lab.gateway("1 worker"), lab.gateway("2 workers", "--workers", "2")
     results: Results = {}
-    for title, (unit, run) in loads.items():
-        results[f"scale: {title}"] = rows = measure.in_turn([one, two], args.repeat, run)
-        measure.table(title, unit, rows)
+
+    def compare(key: str, condition: str = "") -> None:
+        for title, (unit, run) in loads.items():
+            results[f"{key}: {title}"] = rows = measure.in_turn([one, two], args.repeat, run)
+            measure.table(title + condition, unit, rows)
+
+    compare("scale")
     try:
         with quota.held(workers(one.pid) + workers(two.pid)):
-            for title, (unit, run) in loads.items():
-                results[f"quarter: {title}"] = rows = measure.in_turn([one, two], args.repeat, run)
-                measure.table(f"{title}, {quota.SHARE:g} of a core for each worker", unit, rows)
+            compare("quarter", f", {quota.SHARE:g} of a core for each worker")
     except quota.NoQuota as exc:
         print(f"\n  workers can't be limited to a part of a core here ({exc}): that comparison is left out")
     running = [
