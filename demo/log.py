@@ -6,6 +6,7 @@ from collections import deque
 from typing import Any
 
 from relay.live.lines import JsonFormatter
+from relay.live.log import EventRecord
 
 KEPT = 200
 """Lines."""
@@ -21,10 +22,9 @@ class Recent(logging.Handler):
         self.lines: deque[tuple[int, dict[str, Any]]] = deque(maxlen=KEPT)
 
     def emit(self, record: logging.LogRecord) -> None:
-        line = json.loads(self.format(record))
-        if line["event"] != "log":
+        if isinstance(record, EventRecord):
             self.count += 1
-            self.lines.append((self.count, line))
+            self.lines.append((self.count, json.loads(self.format(record))))
 
     def after(self, number: int) -> list[dict[str, Any]]:
         """Return the lines after that number, oldest first."""
@@ -36,4 +36,4 @@ recent = Recent()
 
 def is_not_ours(record: logging.LogRecord) -> bool:
     """Return whether a record is about the gateway's work, not the page's own files and queries."""
-    return not record.__dict__.get("fields", {}).get("path", "").startswith("/demo/")
+    return not (isinstance(record, EventRecord) and getattr(record.event, "path", "").startswith("/demo/"))

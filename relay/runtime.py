@@ -30,7 +30,7 @@ from relay.identity.places import Places
 from relay.identity.revocation import Revocations, revokes
 from relay.identity.tickets import Tickets
 from relay.identity.tokens import Verifier
-from relay.live import log as events
+from relay.live import events, log
 from relay.live.metrics import Metrics
 from relay.live.registry import CONFIG_CHANGED, DRAIN, KICKED, REVOKED, Handshake, LiveSocket, Registry, end_each
 from relay.revision import changed
@@ -53,7 +53,7 @@ from relay.shared.quotas import Quotas, SharedQuotas
 from relay.shared.redis_book import RedisBook
 from relay.websocket.upstream import Dialler, dial
 
-log = logging.getLogger("relay")
+logger = logging.getLogger("relay")
 
 LOOK_INTERVAL = 2.0
 """Seconds between samples of the live sockets for the shared metrics, and between checks of the keys' age."""
@@ -212,13 +212,15 @@ class Runtime:
         self.connector.update(snapshot)
         self.quotas.follow(snapshot)
         closed = end_each(filter(ended_by(snapshot), self.registry), CONFIG_CHANGED) if before.routes else 0
-        events.config_changed(
-            revision=snapshot.revision,
-            backends=len(snapshot.backends),
-            routes=len(snapshot.routes),
-            origins=len(snapshot.origins),
-            changed=difference(before, snapshot) if self.started else None,
-            sockets_closed=closed,
+        log.tell(
+            events.ConfigChanged(
+                revision=snapshot.revision,
+                backends=len(snapshot.backends),
+                routes=len(snapshot.routes),
+                origins=len(snapshot.origins),
+                changed="; ".join(difference(before, snapshot)) if self.started else None,
+                sockets_closed=closed,
+            )
         )
 
     def on_revocations(self, entries: list[RevocationEntry]) -> None:
@@ -240,7 +242,7 @@ class Runtime:
                     among = by_jti.get(entry.value, ())
             closed = end_each([socket for socket in among if revokes(entry, socket.identity)], REVOKED)
             value = entry.value[:12] if entry.kind == "token" else entry.value
-            events.auth_revoked(kind=entry.kind, value=value, sockets_closed=closed)
+            log.tell(events.AuthRevoked(sockets_closed=closed, kind=entry.kind, value=value))
 
     def on_kicks(self, entries: list[KickEntry]) -> None:
         """Close the sockets that an administrator selected."""
@@ -317,4 +319,4 @@ class Runtime:
         self._tasks.discard(task)
         with suppress(asyncio.CancelledError):
             if (exc := task.exception()) is not None:
-                log.error("a background task failed", exc_info=exc)
+                logger.error("a background task failed", exc_info=exc)

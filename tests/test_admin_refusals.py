@@ -13,6 +13,7 @@ from django.utils import timezone
 from relay.access import UPGRADE_LOST, origin_refused
 from relay.admin.mends import LISTED, allowable
 from relay.fleet.records import refusal
+from relay.live.events import WsRefused
 from relay.mends import MENDS
 from relay.models import Backend, Origin, RefusalRecord, Revision, Route
 from relay.routing import snapshot
@@ -265,8 +266,16 @@ def test_the_origin_is_read_from_the_very_words_of_the_refusal() -> None:
     """relay.access writes them; this keeps the two together."""
     known = snapshot.Snapshot.build((), (), [snapshot.Origin("https://app.example.com")])
     for origin in (STRANGE, "null", "https://x is not on the list; y"):
-        detail = origin_refused(origin, known).detail
-        row = refusal(0, "ws.refused", {"code": "origin_not_allowed", "detail": detail}, "", lambda t, n: str(t or ""))
+        event = WsRefused(
+            request_id="r1",
+            client="192.0.2.1",
+            path="/ws",
+            status=403,
+            code="origin_not_allowed",
+            detail=origin_refused(origin, known).detail,
+            duration_ms=1,
+        )
+        row = refusal(0, event, "", lambda text, longest: str(text or ""))
         assert row.origin == origin
 
 

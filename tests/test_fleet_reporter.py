@@ -17,7 +17,7 @@ from pytest_django import DjangoDbBlocker
 from relay.fleet import records, reporter
 from relay.fleet.models import LiveConnection, Process, RefusalRecord, Sample
 from relay.fleet.reporter import Reporter
-from relay.live import log
+from relay.live import events, log
 from relay.typing import Traffic
 from tests.config_helpers import file_database
 from tests.fleet_helpers import IDLE, process, report, slot, until
@@ -44,7 +44,7 @@ def running(database: Path) -> Iterator[Reporter]:
 
 def refused(detail: str = "no token in any place", code: str = "no_token", **facts: object) -> None:
     known = {"request_id": "r1", "client": "192.0.2.1", "method": "GET", "path": "/api/x", "status": 401}
-    log.http_refused(**{**known, **facts}, code=code, detail=detail, duration=0.001)  # type: ignore[arg-type]
+    log.tell(events.HttpRefused(**{**known, **facts}, code=code, detail=detail, duration_ms=1))  # type: ignore[arg-type]
 
 
 # A process
@@ -150,18 +150,20 @@ def test_a_refusal_is_kept_with_what_the_log_says(running: Reporter) -> None:
     log.logger.setLevel("ERROR")
     try:
         detail = "origin https://x.example:8443 is not on the list; nearest: https://x.example"
-        log.ws_refused(
-            request_id="r2",
-            client="192.0.2.7",
-            path="/ws?token=1",
-            status=403,
-            close_code=4403,
-            code="origin_not_allowed",
-            detail=detail,
-            duration=0.1,
-            user_id="7",
-            route="/ws",
-            backend="main",
+        log.tell(
+            events.WsRefused(
+                request_id="r2",
+                client="192.0.2.7",
+                user_id="7",
+                path="/ws?token=1",
+                route="/ws",
+                backend="main",
+                status=403,
+                close_code=4403,
+                code="origin_not_allowed",
+                detail=detail,
+                duration_ms=100,
+            )
         )
     finally:
         log.logger.setLevel("NOTSET")
@@ -175,10 +177,12 @@ def test_a_refusal_is_kept_with_what_the_log_says(running: Reporter) -> None:
 
 def test_a_failure_and_its_refusal_are_one_record(running: Reporter) -> None:
     """They are of one request; a failure by itself, of a health poll say, is one too."""
-    log.backend_error(backend="main", code="backend_unreachable", detail="refused", phase="connect", request_id="r1")
+    log.tell(events.BackendError(request_id="r1", backend="main", code="backend_unreachable", detail="refused"))
     refused(code="backend_unreachable", detail="refused", status=502, backend="main", route="/api/")
     for _ in range(2):
-        log.backend_error(backend="main", code="no_healthy_backend", detail="/up answered 500", phase="health")
+        log.tell(
+            events.BackendError(backend="main", code="no_healthy_backend", phase="health", detail="/up answered 500")
+        )
     running.feed(report())
     until(lambda: RefusalRecord.objects.count() == 3)
     assert sorted(RefusalRecord.objects.values_list("kind", "code", "status", "path")) == [

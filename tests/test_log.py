@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import io
 import json
 import logging
@@ -14,15 +13,17 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from select import PIPE_BUF
 from typing import Any
 
 import pytest
+from msgspec import structs
 
-from relay.live import log
-from relay.live.lines import ConsoleFormatter, JsonFormatter, configure
+from relay.live import events, log
+from relay.live.events import Event
+from relay.live.lines import ConsoleFormatter, JsonFormatter, StdoutHandler, configure
 from relay.live.masking import Masker, suspects
 from relay.typing import Traffic
 
@@ -31,77 +32,70 @@ JWT = "eyJhbGciOiJIUzI1NiJ9.eyJ1c2VyX2lkIjoiTUFSS0VEIn0.c2lnbmF0dXJlLU1BUktFRA"
 MARK = "MARKED-SECRET"
 
 REQUEST = {"request_id": "r1", "client": "203.0.113.7", "user_id": "42"}
-CALLS: dict[str, tuple[Any, dict[str, Any]]] = {
-    "http.request": (
-        log.http_request,
-        {**REQUEST, "method": "GET", "path": "/api/x", "route": "/api/", "backend": "main", "status": 200}
-        | {"duration": 0.0123, "bytes_to_backend": 0, "bytes_to_client": 17},
-    ),
-    "http.refused": (
-        log.http_refused,
-        {**REQUEST, "method": "GET", "path": "/api/x", "route": "/api/", "backend": "main", "status": 401}
-        | {"code": "no_token", "detail": "no token in any place", "duration": 0.001},
-    ),
-    "ws.open": (
-        log.ws_open,
-        {**REQUEST, "path": "/ws", "route": "/ws", "backend": "main", "origin": "https://a.example"}
-        | {"subprotocol": "chat", "duration": 0.002},
-    ),
-    "ws.close": (
-        log.ws_close,
-        {**REQUEST, "route": "/ws", "backend": "main", "close_code": 1000, "closed_by": "client", "reason": "bye"}
-        | {"detail": "x", "duration": 12.5, "traffic": Traffic(1, 2, 3, 4)},
-    ),
-    "ws.refused": (
-        log.ws_refused,
-        {**REQUEST, "path": "/ws", "route": "/ws", "backend": "main", "status": 403, "close_code": 4403}
-        | {"code": "origin_not_allowed", "detail": "origin x is not on the list", "duration": 0.001},
-    ),
-    "backend.error": (
-        log.backend_error,
-        {**REQUEST, "route": "/ws", "backend": "main", "code": "backend_refused", "detail": "answered 403"}
-        | {"phase": "handshake", "duration": 0.1},
-    ),
-    "config.changed": (
-        log.config_changed,
-        {"revision": 7, "backends": 1, "routes": 2, "origins": 3, "changed": ["+ x", "- y"], "sockets_closed": 4},
-    ),
-    "config.stale": (log.config_stale, {"age": 12.34, "detail": "database unreachable"}),
-    "auth.revoked": (log.auth_revoked, {"entries": 1, "sockets_closed": 2, "kind": "user", "value": "42"}),
-    "server.start": (
-        log.server_start,
-        {"version": "0.1.0", "pid": 7, "listening": "http://127.0.0.1:8000", "workers": 2, "detail": "x"},
-    ),
-    "server.drain": (log.server_drain, {"signal": "SIGTERM", "seconds": 20, "requests": 1, "sockets": 2}),
+HTTP = {**REQUEST, "method": "GET", "path": "/api/x", "route": "/api/", "backend": "main"}
+WS = {**REQUEST, "path": "/ws", "route": "/ws", "backend": "main"}
+FACTS: dict[type[Event], dict[str, Any]] = {
+    events.HttpRequest: {**HTTP, "status": 200, "duration_ms": 12.3, "bytes_to_backend": 0, "bytes_to_client": 17},
+    events.HttpRefused: {**HTTP, "status": 401, "code": "no_token", "detail": "no token", "duration_ms": 1.0},
+    events.WsOpen: {**WS, "origin": "https://a.example", "subprotocol": "chat", "duration_ms": 2.0},
+    events.WsClose: {
+        **{**REQUEST, "route": "/ws", "backend": "main", "close_code": 1000, "closed_by": "client", "reason": "bye"},
+        **{"detail": "x", "duration_ms": 12500.0, **Traffic(1, 2, 3, 4)._asdict()},
+    },
+    events.WsRefused: {
+        **{**WS, "status": 403, "close_code": 4403, "code": "origin_not_allowed"},
+        **{"detail": "origin x is not on the list", "duration_ms": 1.0},
+    },
+    events.BackendError: {
+        **{**REQUEST, "route": "/ws", "backend": "main", "code": "backend_refused"},
+        **{"phase": "handshake", "detail": "answered 403", "duration_ms": 100.0},
+    },
+    events.ConfigChanged: {
+        **{"revision": 7, "backends": 1, "routes": 2, "origins": 3, "changed": "+ x; - y", "sockets_closed": 4},
+    },
+    events.ConfigStale: {"age_seconds": 12.3, "detail": "database unreachable"},
+    events.AuthRevoked: {"sockets_closed": 2, "kind": "user", "value": "42"},
+    events.ServerStart: {"version": "0.1.0", "pid": 7, "listening": "http://127.0.0.1:8000", "workers": 2},
+    events.ServerDrain: {"signal": "SIGTERM", "seconds": 20, "requests": 1, "sockets": 2},
 }
-EVENTS = [pytest.param(event, id=event) for event in CALLS]
+EVENTS = [pytest.param(kind, facts, id=kind.name) for kind, facts in FACTS.items()]
+KINDS = [pytest.param(kind, id=kind.name) for kind in FACTS]
+
+
+def event(kind: type[Event], **facts: object) -> Event:
+    """An event with other facts than usual."""
+    return kind(**{**FACTS[kind], **facts})
+
+
+def record(kind: type[Event], **facts: object) -> log.EventRecord:
+    """The record of an event that has been told."""
+    told = event(kind, **facts)
+    told.time, told.level, told.event = "2026-11-22T12:00:00.123Z", "INFO", told.name
+    return log.EventRecord(told)
 
 
 @pytest.fixture
-def observed() -> Iterator[list[tuple[str, Mapping[str, Any]]]]:
+def observed() -> Iterator[list[Event]]:
     """Every event that is told, whatever becomes of it."""
-    told: list[tuple[str, Mapping[str, Any]]] = []
-    log.observe(lambda event, fields: told.append((event, fields)))
+    told: list[Event] = []
+    log.observe(told.append)
     yield told
     log.observe(None)
 
 
-@pytest.mark.parametrize("event", EVENTS)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("level", ["INFO", "CRITICAL"])
-def test_an_observer_hears_what_the_log_leaves_out(
-    event: str, level: str, observed: list[tuple[str, Mapping[str, Any]]]
-) -> None:
-    """The fields of the line, once, at any level."""
-    call, arguments = CALLS[event]
+def test_an_observer_hears_what_the_log_leaves_out(kind: type[Event], level: str, observed: list[Event]) -> None:
+    """The event, once, at any level."""
+    told = event(kind)
     before = log.logger.level
     log.logger.setLevel(level)
     try:
-        call(**arguments)
+        log.tell(told)
     finally:
         log.logger.setLevel(before)
-    ((told, fields),) = observed
-    assert told == event
-    assert set(_logged_as(arguments)) <= set(fields)
+    assert observed == [told]
+    assert observed[0].event == kind.name
 
 
 class Lines(logging.Handler):
@@ -155,68 +149,55 @@ def _listening(formatter):
 # What an event looks like.
 
 
-def _logged_as(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Arguments as they stand in the line: durations in milliseconds, lists as text, each counter by itself."""
-    fields = dict(arguments)
-    if "traffic" in fields:
-        fields |= fields.pop("traffic")._asdict()
-    if "duration" in fields:
-        fields["duration_ms"] = round(fields.pop("duration") * 1000, 1)
-    if "age" in fields:
-        fields["age_seconds"] = round(fields.pop("age"), 1)
-    if "changed" in fields:
-        fields["changed"] = "; ".join(fields["changed"])
-    return fields
-
-
-@pytest.mark.parametrize("event", EVENTS)
-def test_each_event_is_one_json_object_with_its_fields(json_lines, event):
+@pytest.mark.parametrize(("kind", "facts"), EVENTS)
+def test_each_event_is_one_json_object_with_its_fields(json_lines, kind, facts):
     """Contract, section 9: the names of events and fields are what operators build on."""
-    helper, arguments = CALLS[event]
-    helper(**arguments)
+    log.tell(kind(**facts))
     fields = json_lines.one()
     moment, level = fields.pop("time"), fields.pop("level")
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", moment)
     assert level in ("INFO", "WARNING")
-    assert fields == {"event": event, **_logged_as(arguments)}
+    assert fields == {"event": kind.name, **facts}
 
 
-@pytest.mark.parametrize("event", EVENTS)
-def test_what_is_not_known_is_left_out(json_lines, event):
+@pytest.mark.parametrize(("kind", "facts"), EVENTS)
+def test_an_event_is_the_same_line_alone_and_among_others(kind, facts):
+    """The short way for many makes the very characters that the careful way makes for one."""
+    formatter, told = JsonFormatter(), record(kind)
+    assert formatter.plain([told.event]) == formatter.format(told) + "\n"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_not_known_is_left_out(json_lines, kind):
     """A refusal before there is a route names none; no field is null."""
-    helper, arguments = CALLS[event]
-    required = {name for name, p in inspect.signature(helper).parameters.items() if p.default is p.empty}
-    given = {key: value for key, value in arguments.items() if key in required}
-    helper(**given)
+    required = {field.name for field in structs.fields(kind) if field.required}
+    given = {name: value for name, value in FACTS[kind].items() if name in required}
+    log.tell(kind(**given))
     fields = json_lines.one()
-    assert None not in fields.values()
-    assert _logged_as(given).items() <= fields.items()
+    assert fields.keys() == {"time", "level", "event", *required}
 
 
 @pytest.mark.parametrize(
     ("status", "level"), [pytest.param(403, "INFO", id="client"), pytest.param(502, "WARNING", id="backend")]
 )
-@pytest.mark.parametrize("event", ["http.refused", "ws.refused"])
-def test_a_refusal_warns_when_it_is_not_the_clients_fault(json_lines, event, status, level):
+@pytest.mark.parametrize("kind", [events.HttpRefused, events.WsRefused])
+def test_a_refusal_warns_when_it_is_not_the_clients_fault(json_lines, kind, status, level):
     """5xx is the operator's matter."""
-    helper, arguments = CALLS[event]
-    helper(**{**arguments, "status": status})
+    log.tell(event(kind, status=status))
     assert json_lines.one()["level"] == level
 
 
-@pytest.mark.parametrize("event", ["http.request", "http.refused", "ws.open", "ws.refused"])
-def test_paths_are_logged_without_their_query(lines, event):
+@pytest.mark.parametrize("kind", [events.HttpRequest, events.HttpRefused, events.WsOpen, events.WsRefused])
+def test_paths_are_logged_without_their_query(lines, kind):
     """A query is where tokens and tickets travel."""
-    helper, arguments = CALLS[event]
-    helper(**{**arguments, "path": f"/ws?q={MARK}"})
+    log.tell(event(kind, path=f"/ws?q={MARK}"))
     assert MARK not in lines.written[0]
     assert "/ws" in lines.written[0]
 
 
 def test_the_console_line_begins_with_what_matters(console_lines):
     """Time, event, code, status, path; then the rest by name, quoted where it has spaces."""
-    helper, arguments = CALLS["ws.refused"]
-    helper(**{**arguments, "close_code": None, "user_id": None})
+    log.tell(event(events.WsRefused, close_code=None, user_id=None))
     (line,) = console_lines.written
     assert re.fullmatch(
         r"\d\d:\d\d:\d\d\.\d{3} ws\.refused origin_not_allowed 403 /ws request_id=r1 client=203\.0\.113\.7 route=/ws"
@@ -243,12 +224,14 @@ CONTROLS = [
 
 @pytest.mark.parametrize("control", CONTROLS)
 @pytest.mark.parametrize("formatter", [JsonFormatter(), ConsoleFormatter()], ids=["json", "console"])
-@pytest.mark.parametrize("event", ["http.refused", "log"])
-def test_no_value_can_forge_a_line(formatter, event, control):
+@pytest.mark.parametrize("of_event", [True, False], ids=["event", "log"])
+def test_no_value_can_forge_a_line(formatter, of_event, control):
     """Whatever a client puts into a path or a header stays inside its field."""
     forged = f'x{control}{{"event":"forged"}}'
-    facts = {"fields": dict.fromkeys(("path", "detail", "user_id"), forged)} if event != "log" else {"args": (forged,)}
-    line = formatter.format(logging.makeLogRecord({"name": "any", "msg": event if event != "log" else "%s", **facts}))
+    made = logging.makeLogRecord({"name": "any", "msg": "%s", "args": (forged,)})
+    if of_event:
+        made = record(events.HttpRefused, path=forged, detail=forged, user_id=forged)
+    line = formatter.format(made)
     assert line.isprintable()
     line.encode()
 
@@ -256,8 +239,7 @@ def test_no_value_can_forge_a_line(formatter, event, control):
 def test_json_gives_every_value_back_as_it_was(json_lines):
     """Escaping is not loss."""
     said = 'é \n \x00 \u2028 日本 "quoted" back\\slash'
-    helper, arguments = CALLS["backend.error"]
-    helper(**{**arguments, "detail": said})
+    log.tell(event(events.BackendError, detail=said))
     assert json_lines.one()["detail"] == said
 
 
@@ -336,11 +318,10 @@ def test_the_format_follows_the_terminal_unless_it_is_set(monkeypatch, log_forma
 
 @pytest.mark.parametrize("level", ["DEBUG", "CRITICAL"])
 def test_what_is_below_the_level_costs_no_line(json_lines, level):
-    """The helpers ask for the level first."""
+    """The level is asked for first."""
     logging.getLogger("relay").setLevel(level)
-    for helper, arguments in CALLS.values():
-        helper(**arguments)
-    assert len(json_lines.written) == (len(CALLS) if level == "DEBUG" else 0)
+    log.tell(*map(event, FACTS))
+    assert len(json_lines.written) == (len(FACTS) if level == "DEBUG" else 0)
 
 
 # Secrets.
@@ -384,7 +365,7 @@ def test_whatever_looks_like_a_secret_is_masked(text, secret, how):
         "message": lambda: logging.makeLogRecord({"name": "websockets.client", "msg": text}),
         "argument": lambda: logging.makeLogRecord({"name": "asyncio", "msg": "got %s", "args": (text,)}),
         "exception": lambda: logging.makeLogRecord({"name": "twisted", "msg": "failed", "exc_info": error}),
-        "field": lambda: logging.makeLogRecord({"name": "relay", "msg": "ws.close", "fields": {"reason": text}}),
+        "field": lambda: record(events.WsClose, reason=text),
     }
     for formatter in (JsonFormatter(("biscuit", "jeton")), ConsoleFormatter(("biscuit", "jeton"))):
         line = formatter.format(made[how]())
@@ -393,16 +374,10 @@ def test_whatever_looks_like_a_secret_is_masked(text, secret, how):
 
 
 @pytest.mark.parametrize("secret", [pytest.param(JWT, id="token"), pytest.param(f"?token={MARK}", id="query")])
-@pytest.mark.parametrize("event", EVENTS)
-def test_a_marked_token_passes_no_helper(lines, event, secret):
-    """Put into every text that an event takes; contract, section 9: never, at any level."""
-    helper, arguments = CALLS[event]
-    helper(
-        **{
-            key: f"x{secret}" if isinstance(value, str) and key != "closed_by" else value
-            for key, value in arguments.items()
-        }
-    )
+@pytest.mark.parametrize(("kind", "facts"), EVENTS)
+def test_a_marked_token_passes_in_no_field(lines, kind, facts, secret):
+    """Put into every text of an event; contract, section 9: never, at any level."""
+    log.tell(kind(**{name: f"x{secret}" if isinstance(value, str) else value for name, value in facts.items()}))
     assert MARK not in lines.written[0]
     assert JWT not in lines.written[0]
 
@@ -439,11 +414,10 @@ def test_searching_takes_time_in_proportion_to_the_text(piece):
     assert time.process_time() - started < 1  # what is quadratic takes a minute
 
 
-@pytest.mark.parametrize("event", EVENTS)
-def test_an_ordinary_line_is_not_searched(event):
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_ordinary_line_is_not_searched(kind):
     """The quick look finds nothing in it, so that searching costs nothing (a line is written for every request)."""
-    _, arguments = CALLS[event]
-    assert not suspects(json.dumps({"event": event, **arguments}))
+    assert not suspects(JsonFormatter().format(record(kind)))
 
 
 # Standard output.
@@ -451,6 +425,12 @@ def test_an_ordinary_line_is_not_searched(event):
 PROGRAM = """
 import logging.config, sys
 from relay.live import lines, log
+from relay.live.events import AuthRevoked, BackendError, ConfigStale
+def revoked(n=0):
+    return AuthRevoked(sockets_closed=n, kind="user", value="1")
+def failed(detail, code="x"):
+    return BackendError(backend="main", code=code, detail=detail)
+stale = ConfigStale(age_seconds=1, detail="x")
 logging.config.dictConfig(lines.configure({log_format!r}, "INFO"))
 {body}
 """
@@ -463,7 +443,7 @@ def _start(body: str, log_format: str = "json", **streams: Any) -> subprocess.Po
 
 MANY = """
 for n in range(3000):
-    log.backend_error(backend="main", code="x", detail=f"{n:06d}" + "." * 200)
+    log.tell(failed(f"{n:06d}" + "." * 200))
 """
 
 
@@ -516,8 +496,8 @@ import threading
 import time
 def write(name):
     for n in range(300):
-        log.backend_error(backend="main", code=name, detail="." * 500)
-        log.auth_revoked(entries=n)
+        log.tell(failed("." * 500, name))
+        log.tell(revoked(n))
 threads = [threading.Thread(target=write, args=(str(n),)) for n in range(4)]
 for t in threads: t.start()
 for t in threads: t.join()
@@ -533,9 +513,9 @@ def test_the_events_of_one_turn_are_written_together():
 import asyncio
 async def turn():
     for n in range(100):
-        log.auth_revoked(entries=n)
-        if n == 49:
-            log.config_stale(age=0, detail="a warning goes out at once, behind what waits")
+        log.tell(revoked(n))
+        if n == 49:  # a warning goes out at once, behind what waits
+            log.tell(stale)
             assert not logging.getLogger().handlers[0]._waiting
 asyncio.run(turn())
 """
@@ -548,7 +528,90 @@ asyncio.run(turn())
     assert len(writes) < 20
     assert all(len(written) <= PIPE_BUF and written.endswith(b"\n") for written in writes)
     said = [json.loads(line) for written in writes for line in written.splitlines()]
-    assert [line.get("entries", "stale") for line in said] == [*range(50), "stale", *range(50, 100)]
+    assert [line.get("sockets_closed", "stale") for line in said] == [*range(50), "stale", *range(50, 100)]
+
+
+def test_turns_that_follow_quickly_are_written_together():
+    """The first at once, the others after a pause; and what still waits at the end of the program."""
+    body = """
+import asyncio
+handler = logging.getLogger().handlers[0]
+handler._flush_at_end._pause = 3600
+async def turns():
+    for n in range(3):
+        log.tell(revoked(n))
+        await asyncio.sleep(0)
+        assert len(handler._waiting) == n
+asyncio.run(turns())
+"""
+    reading, writing = os.pipe2(os.O_DIRECT)
+    with _start(body, stdout=writing) as process:
+        os.close(writing)
+        writes = list(iter(lambda: os.read(reading, 65536), b""))
+    os.close(reading)
+    assert process.returncode == 0
+    assert [[json.loads(line)["sockets_closed"] for line in each.splitlines()] for each in writes] == [[0], [1, 2]]
+
+
+def test_the_pause_ends_by_itself():
+    """What waits is written although nothing more happens."""
+    body = """
+import asyncio
+handler = logging.getLogger().handlers[0]
+async def turns():
+    for n in range(2):
+        log.tell(revoked(n))
+        while handler._waiting:
+            await asyncio.sleep(0)
+asyncio.run(turns())
+import os
+os._exit(0)
+"""
+    with _start(body, stdout=subprocess.PIPE) as process:
+        output, _ = process.communicate(timeout=50)
+    assert [json.loads(line)["sockets_closed"] for line in output.splitlines()] == [0, 1]
+
+
+ODD = [
+    pytest.param({"path": "/a=b"}, id="a hint of a secret"),
+    pytest.param({"path": f"/{JWT}"}, id="a secret"),
+    pytest.param({"path": "/é"}, id="not ASCII"),
+    pytest.param({"path": "/\x7f"}, id="a control"),
+    pytest.param({"path": "/\ud800"}, id="a lone surrogate"),
+]
+
+
+@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize("place", range(5))
+def test_one_odd_event_changes_no_other_line(capfd, odd, place):
+    """Those that are written together may differ in what they need."""
+    paths = [f"/{n}" for n in range(5)]
+    told = [record(events.HttpRequest, path=path).event for path in paths]
+    told[place] = record(events.HttpRequest, **odd).event
+    handler = StdoutHandler()
+    handler.setFormatter(JsonFormatter())
+    handler.write(told)
+    written = capfd.readouterr().out.splitlines()
+    assert written == [JsonFormatter().format(log.EventRecord(each)) for each in told]
+    assert JWT not in "".join(written)
+    assert "".join(written).isascii()
+
+
+def test_a_handler_with_a_filter_or_a_level_gets_records(lines):
+    """As `logging` promises to any handler; so does every one if the logger has a filter."""
+    told = [event(events.HttpRequest), event(events.HttpRefused, status=502)]
+    handler = StdoutHandler()
+    handler.setFormatter(JsonFormatter())
+    handler.setLevel("WARNING")
+    kept: list[logging.LogRecord] = []
+    handler.addFilter(lambda each: kept.append(each) or False)
+    log.logger.addHandler(handler)
+    try:
+        log.tell(*told)
+    finally:
+        log.logger.removeHandler(handler)
+    assert [(each.getMessage(), each.levelname) for each in kept] == [("http.refused", "WARNING")]
+    assert len(lines.written) == 2
 
 
 def test_a_loop_that_stopped_holds_nothing_up():
@@ -557,12 +620,12 @@ def test_a_loop_that_stopped_holds_nothing_up():
 import asyncio
 for n in range(3):
     loop = asyncio.new_event_loop()
-    loop.call_soon(lambda: log.auth_revoked(entries=n))
+    loop.call_soon(log.tell, revoked(n))
     loop.call_soon(loop.stop)
     loop.run_forever()
     loop.close()
 async def told():
-    log.auth_revoked(entries=3)
+    log.tell(revoked(3))
     await asyncio.sleep(0)
     assert not logging.getLogger().handlers[0]._waiting
 asyncio.run(told())
@@ -570,7 +633,7 @@ asyncio.run(told())
     with _start(body, stdout=subprocess.PIPE) as process:
         output, _ = process.communicate(timeout=50)
     assert process.returncode == 0
-    assert [json.loads(line)["entries"] for line in output.splitlines()] == [0, 1, 2, 3]
+    assert [json.loads(line)["sockets_closed"] for line in output.splitlines()] == [0, 1, 2, 3]
 
 
 def test_the_events_of_the_last_turn_are_written_at_the_end():
@@ -578,7 +641,7 @@ def test_the_events_of_the_last_turn_are_written_at_the_end():
     body = """
 import asyncio
 loop = asyncio.new_event_loop()
-loop.call_soon(log.auth_revoked)
+loop.call_soon(log.tell, revoked())
 loop.call_soon(loop.stop)
 loop.run_forever()
 loop.close()
@@ -595,7 +658,7 @@ class Broken:
     def __str__(self):
         raise RuntimeError("no text")
 logging.getLogger("relay.x").warning("lost", extra={"field": Broken()})
-log.config_stale(age=1, detail="after it")
+log.tell(stale)
 """
     with _start(body, stdout=subprocess.PIPE) as process:
         output, _ = process.communicate(timeout=50)
@@ -606,7 +669,7 @@ log.config_stale(age=1, detail="after it")
 def test_colours_are_for_terminals():
     """On a pseudo-terminal the console format is chosen, and a warning coloured."""
     master, slave = pty.openpty()
-    process = _start('log.config_stale(age=1, detail="x")', log_format="", stdout=slave)
+    process = _start("log.tell(stale)", log_format="", stdout=slave)
     os.close(slave)
     shown = b""
     reader_done = threading.Event()

@@ -57,8 +57,7 @@ def value(page: bytes, name: str, **labels: str) -> float | None:
 def one_of_each(metrics: Metrics) -> Socket:
     """Let everything happen once; the socket is still open."""
     socket, gone = Socket(traffic=Traffic(1, 2, 3, 4)), Socket()
-    metrics.http([("/api/", "main", 200, 0.02)])
-    metrics.refusal("no_token")
+    metrics.http([("/api/", "main", 200, 0.02, ""), ("/api/", "main", 401, 0.02, "no_token")])
     metrics.handshake("accepted")
     for opened in (socket, gone):
         metrics.ws_opened(opened)
@@ -84,8 +83,8 @@ def test_each_event_is_counted_once(metrics):
     one_of_each(metrics)
     page = metrics.render()
     assert value(page, "relay_http_requests_total", route="/api/", backend="main", status="200") == 1
-    assert value(page, "relay_http_request_seconds_count") == 1
-    assert value(page, "relay_http_request_seconds_sum") == 0.02
+    assert value(page, "relay_http_request_seconds_count") == 2
+    assert value(page, "relay_http_request_seconds_sum") == 0.04
     assert value(page, "relay_refusals_total", code="no_token") == 1
     assert value(page, "relay_websocket_handshakes_total", outcome="accepted") == 1
     assert value(page, "relay_websocket_connections", route="/ws", backend="main") == 1
@@ -163,7 +162,7 @@ def test_close_codes_of_a_peers_choice_make_no_series(code, by, label):
 
 def test_label_values_are_escaped(metrics):
     """A route may hold quotes and braces; the page stays readable."""
-    metrics.http([('/a"b\\c/<int:id>', "main", 200, 0.1)])
+    metrics.http([('/a"b\\c/<int:id>', "main", 200, 0.1, "")])
     page = metrics.render()
     assert value(page, "relay_http_requests_total", route='/a"b\\c/<int:id>', backend="main", status="200") == 1
 
@@ -234,8 +233,8 @@ def test_any_worker_shows_the_sum_of_all(workers):
     pages = [worker.tell('flush {"main": true}') for worker in workers]
     for page in pages:
         assert value(page, "relay_http_requests_total", route="/api/", backend="main", status="200") == 2
-        assert value(page, "relay_http_request_seconds_count") == 2
-        assert value(page, "relay_http_request_seconds_bucket", le="0.025") == 2
+        assert value(page, "relay_http_request_seconds_count") == 4
+        assert value(page, "relay_http_request_seconds_bucket", le="0.025") == 4
         assert value(page, "relay_websocket_connections", route="/ws", backend="main") == 2
         assert value(page, "relay_websocket_messages_total", direction="to_client") == 4
         assert value(page, "relay_config_age_seconds") == 1.0

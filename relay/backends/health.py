@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from relay.backends.balance import UrlState
 from relay.backends.dial import Dial, DialFailed
 from relay.backends.resolver import Resolver
-from relay.live import log
+from relay.live import events, log
 from relay.routing.snapshot import Url
 
 logger = logging.getLogger("relay.backends")
@@ -80,8 +80,13 @@ async def poll(
         cause = await probe.ask(resolver, limit)
         changed = state.probe_failed(cause) if cause else state.probe_succeeded(loop.time())
         if changed and cause:
-            log.backend_error(
-                backend=probe.backend, code="no_healthy_backend", detail=f"{probe.url.text}: {cause}", phase="health"
+            log.tell(
+                events.BackendError(
+                    backend=probe.backend,
+                    code="no_healthy_backend",
+                    phase="health",
+                    detail=f"{probe.url.text}: {cause}",
+                )
             )
         elif changed:
             at = {"backend": probe.backend, "url": probe.url.text}

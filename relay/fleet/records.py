@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from typing import Any
 from uuid import UUID
 
 from relay.fleet.models import LiveConnection, RefusalRecord
+from relay.live import events
 from relay.live.lines import printable
 from relay.live.masking import Masker
 from relay.live.registry import LiveSocket
@@ -22,11 +22,11 @@ Codes are counted separately: hundreds caused by a scanner must not hide the one
 """
 
 _LONGEST = 2000  # characters of a text
-_KINDS = {"http.refused": RefusalRecord.Kind.HTTP, "ws.refused": RefusalRecord.Kind.WEBSOCKET}
+_KINDS = {events.HttpRefused: RefusalRecord.Kind.HTTP, events.WsRefused: RefusalRecord.Kind.WEBSOCKET}
 _ORIGIN = re.compile(r"origin (.+) is not on the list; ", re.DOTALL)  # as written by relay.access.origin_refused
 
 Clean = Callable[[object, int], str]
-_Event = tuple[float, str, Mapping[str, Any]]  # when, its name in the log, its fields
+_Told = tuple[float, events.Trouble]  # when, and what
 
 
 def cleaner(masker: Masker) -> Clean:
@@ -43,11 +43,11 @@ class Trouble:
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
-        self._latest: defaultdict[str, deque[_Event]] = defaultdict(lambda: deque(maxlen=MOST_AT_ONCE))
+        self._latest: defaultdict[str, deque[_Told]] = defaultdict(lambda: deque(maxlen=MOST_AT_ONCE))
 
-    def note(self, event: str, fields: Mapping[str, Any]) -> None:
+    def note(self, event: events.Trouble) -> None:
         """Keep an event; called where it happens, so it must be fast."""
-        self._latest[fields["code"]].append((self._clock(), event, fields))
+        self._latest[event.code].append((self._clock(), event))
 
     def take(self, process: str, clean: Clean) -> list[RefusalRecord]:
         """The records since the last call, in order.
@@ -55,14 +55,14 @@ class Trouble:
         A backend's failure and the resulting refusal belong to one request, and become one record.
         """
         found: dict[object, RefusalRecord] = {}
-        for at, event, fields in self._drained():
-            found[fields.get("request_id") or object()] = refusal(at, event, fields, process, clean)
+        for at, event in self._drained():
+            found[event.request_id or object()] = refusal(at, event, process, clean)
         return list(found.values())
 
-    def _drained(self) -> list[_Event]:
+    def _drained(self) -> list[_Told]:
         """Take all events, in order, while other threads may add more."""
-        events = [latest.popleft() for latest in list(self._latest.values()) for _ in range(len(latest))]
-        return sorted(events, key=lambda event: event[0])
+        taken = [latest.popleft() for latest in list(self._latest.values()) for _ in range(len(latest))]
+        return sorted(taken, key=lambda each: each[0])
 
 
 def newest(rows: Iterable[RefusalRecord], most: int = MOST_AT_ONCE) -> list[RefusalRecord]:
@@ -76,14 +76,15 @@ def newest(rows: Iterable[RefusalRecord], most: int = MOST_AT_ONCE) -> list[Refu
     return kept[::-1]
 
 
-def refusal(at: float, event: str, fields: Mapping[str, Any], process: str, clean: Clean) -> RefusalRecord:
+def refusal(at: float, event: events.Trouble, process: str, clean: Clean) -> RefusalRecord:
     """The row for an event of the log."""
-    origin = _ORIGIN.match(fields["detail"])
+    fields = event.fields
+    origin = _ORIGIN.match(event.detail)
     return RefusalRecord(
         at=datetime.fromtimestamp(at, UTC),
         process=process,
-        kind=_KINDS.get(event, RefusalRecord.Kind.BACKEND),
-        code=fields["code"],
+        kind=_KINDS.get(type(event), RefusalRecord.Kind.BACKEND),
+        code=event.code,
         status=fields.get("status"),
         close_code=fields.get("close_code"),
         request_id=clean(fields.get("request_id"), 128),
@@ -94,7 +95,7 @@ def refusal(at: float, event: str, fields: Mapping[str, Any], process: str, clea
         user_id=clean(fields.get("user_id"), _LONGEST),
         route=clean(fields.get("route"), 500),
         backend=clean(fields.get("backend"), 64),
-        detail=clean(fields["detail"], _LONGEST),
+        detail=clean(event.detail, _LONGEST),
     )
 
 

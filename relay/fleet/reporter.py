@@ -29,11 +29,11 @@ from relay.database import SameFile, disconnect
 from relay.fleet import records
 from relay.fleet.figures import SLOT, Report, Slot
 from relay.fleet.models import LiveConnection, Process, RefusalRecord, Sample
-from relay.live import log as events
+from relay.live import log
 from relay.live.masking import Masker
 from relay.live.registry import LiveSocket
 
-log = logging.getLogger("relay.fleet")
+logger = logging.getLogger("relay.fleet")
 
 SAMPLES_KEPT = 3600
 """How many seconds the curves go back."""
@@ -82,7 +82,7 @@ class Reporter:
 
     def start(self) -> None:
         """Start listening and writing."""
-        events.listeners.append(self._trouble.note)
+        log.listeners.append(self._trouble.note)
         self._thread.start()
 
     def feed(self, report: Report) -> None:
@@ -100,7 +100,7 @@ class Reporter:
     def stop(self, timeout: float = 2) -> None:
         """Write the rest, delete this process's row and end; wait at most `timeout` seconds if the database hangs."""
         with suppress(ValueError):
-            events.listeners.remove(self._trouble.note)
+            log.listeners.remove(self._trouble.note)
         self._stopping.set()
         self._wake.set()
         if self._thread.is_alive():
@@ -126,7 +126,7 @@ class Reporter:
             disconnect()
         except Exception:
             # Our own bug must not end the thread.
-            log.exception("writing the state of this process failed")
+            logger.exception("writing the state of this process failed")
             disconnect()
 
     # What is written

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from relay.http.request import RelayRequest
-from relay.live import log, turn
+from relay.live import events, log, turn
 from relay.refusals import BackendError
 
 if TYPE_CHECKING:
@@ -21,73 +21,81 @@ class Journal:
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
-        self._over: list[tuple[RelayRequest, int, float]] = []
+        self._answers: list[Answer] = []
+        self._events: list[events.Event] = []
         self._flush_at_end = turn.AtEnd(self.flush)
 
     def answered(self, request: RelayRequest, status: int) -> None:
         """Log and count a request that has ended in any way."""
-        self._over.append((request, status, time.monotonic() - request.arrival.started))
+        seconds = time.monotonic() - request.arrival.started
+        self._answers.append(_answer(request, status, seconds))
+        self._events.append(_event(request, status, seconds))
         if log.is_observed():
             self.flush()
-        else:
+        elif len(self._events) == 1:
             self._flush_at_end()
 
     def flush(self) -> None:
         """Log and count the waiting requests."""
-        over, self._over = self._over, []
-        self._metrics.http([self._tell(*ended) for ended in over])
+        answers, self._answers = self._answers, []
+        told, self._events = self._events, []
+        if told:
+            self._metrics.http(answers)
+            log.tell(*told)
 
-    def _tell(self, request: RelayRequest, status: int, seconds: float) -> Answer:
-        arrival, route, refusal = request.arrival, request.route, request.refusal
-        path = route.path if route is not None else ""
-        backend = route.backend if route is not None else ""
-        if refusal is not None:
-            self._metrics.refusal(refusal.code)
-            log.http_refused(
-                request_id=arrival.request_id,
-                client=arrival.client,
-                method=request.method,
-                path=request.path,
-                status=status,
-                code=refusal.code,
-                detail=refusal.detail,
-                duration=seconds,
-                user_id=_user_id(request),
-                route=path or None,
-                backend=backend or None,
-            )
-            return path, backend, status, seconds
-        if backend:
-            self._metrics.answered(backend, seconds)
-        log.http_request(
+
+def _answer(request: RelayRequest, status: int, seconds: float) -> Answer:
+    route, refusal = request.route, request.refusal
+    code = refusal.code if refusal is not None else ""
+    return (route.path, route.backend, status, seconds, code) if route is not None else ("", "", status, seconds, code)
+
+
+def _event(request: RelayRequest, status: int, seconds: float) -> events.Event:
+    arrival, route, refusal = request.arrival, request.route, request.refusal
+    if refusal is not None:
+        return events.HttpRefused(
             request_id=arrival.request_id,
             client=arrival.client,
+            user_id=_user_id(request),
             method=request.method,
             path=request.path,
+            route=route.path if route is not None else None,
+            backend=route.backend if route is not None else None,
             status=status,
-            duration=seconds,
-            user_id=_user_id(request),
-            route=path or None,
-            backend=backend or None,
-            url=request.url,
-            bytes_to_backend=request.bytes_to_backend,
-            bytes_to_client=request.bytes_to_client,
+            code=refusal.code,
+            detail=refusal.detail,
+            duration_ms=events.milliseconds(seconds),
         )
-        return path, backend, status, seconds
+    return events.HttpRequest(
+        request_id=arrival.request_id,
+        client=arrival.client,
+        user_id=_user_id(request),
+        method=request.method,
+        path=request.path,
+        route=route.path if route is not None else None,
+        backend=route.backend if route is not None else None,
+        url=request.url,
+        status=status,
+        duration_ms=events.milliseconds(seconds),
+        bytes_to_backend=request.bytes_to_backend,
+        bytes_to_client=request.bytes_to_client,
+    )
 
 
 def backend_failed(request: RelayRequest, error: BackendError) -> None:
     """Log the exact cause of a backend's failure."""
-    log.backend_error(
-        backend=error.backend,
-        code=error.code,
-        detail=str(error),
-        phase=error.phase,
-        request_id=request.arrival.request_id,
-        client=request.arrival.client,
-        user_id=_user_id(request),
-        route=request.route.path if request.route is not None else None,
-        duration=time.monotonic() - request.arrival.started,
+    log.tell(
+        events.BackendError(
+            request_id=request.arrival.request_id,
+            client=request.arrival.client,
+            user_id=_user_id(request),
+            route=request.route.path if request.route is not None else None,
+            backend=error.backend,
+            code=error.code,
+            phase=error.phase or None,
+            detail=str(error),
+            duration_ms=events.milliseconds(time.monotonic() - request.arrival.started),
+        )
     )
 
 

@@ -38,8 +38,8 @@ _SHARED = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client's own name for it
 GaugeMode = Literal["livesum", "livemin", "livemax"]
 """How the gauges of the live workers are combined."""
 
-Answer = tuple[str, str, int, float]
-"""Route and backend, empty if the request was refused before they were known; status; seconds."""
+Answer = tuple[str, str, int, float, str]
+"""Route and backend, empty if the request ended before they were known; status; seconds; the code of a refusal."""
 
 M = TypeVar("M", bound=MetricWrapperBase)
 
@@ -137,11 +137,18 @@ class Metrics(Collector):
     # Events, as they happen.
 
     def http(self, answers: Iterable[Answer]) -> None:
-        """Count HTTP responses that ended in one turn of the loop: together they cost half as much as one by one."""
+        """Count HTTP responses that ended in one turn of the loop: together they cost half as much as one by one.
+
+        Refusals don't count as a backend's latencies.
+        """
         counts: dict[tuple[str, str, int], int] = {}
         classes = [0] * (len(_SECONDS) + 1)
         total = 0.0
-        for route, backend, status, seconds in answers:
+        for route, backend, status, seconds, code in answers:
+            if code:
+                self.refusal(code)
+            elif backend:
+                self._latencies.observe(backend, seconds)
             labels = route, backend, status
             counts[labels] = counts.get(labels, 0) + 1
             classes[bisect_left(_SECONDS, seconds)] += 1
@@ -153,10 +160,6 @@ class Metrics(Collector):
         for bucket, count in zip(self._seconds._buckets, classes, strict=True):
             if count:
                 bucket.inc(count)
-
-    def answered(self, backend: str, seconds: float) -> None:
-        """A request that was not refused has been answered; see `Totals.latencies`."""
-        self._latencies.observe(backend, seconds)
 
     def refusal(self, code: str) -> None:
         """A request or handshake was refused with this code."""

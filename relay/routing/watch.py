@@ -21,11 +21,11 @@ from django.utils import timezone
 
 from relay import models
 from relay.database import SameFile, disconnect, without_password
-from relay.live.log import config_stale
+from relay.live import events, log
 from relay.routing.loader import InvalidConfiguration, load_snapshot
 from relay.routing.snapshot import Snapshot
 
-log = logging.getLogger("relay.config")
+logger = logging.getLogger("relay.config")
 _T = TypeVar("_T")
 
 INTERVAL = 0.4
@@ -216,7 +216,7 @@ class Watcher:
             self._stale(UNREACHABLE, f"{UNREACHABLE}: {without_password(str(exc)) or type(exc).__name__}")
         except Exception:
             # The next poll may succeed; if the thread ended here, it would never follow a change again.
-            log.exception("watching the database failed")
+            logger.exception("watching the database failed")
             disconnect()
             self._stale(UNREACHABLE, UNREACHABLE)
         else:
@@ -278,7 +278,7 @@ class Watcher:
         self.error = self._cause = ""
         self._fresh_at = time.monotonic()
         if was_stale:
-            log.info("the configuration is up to date again, after %.1f s", age)
+            logger.info("the configuration is up to date again, after %.1f s", age)
 
     def _stale(self, error: str, cause: str) -> None:
         """Log once for each outage, even if its cause varies, and once for each different set of invalid rows."""
@@ -286,7 +286,7 @@ class Watcher:
         is_news = error != self.error or (error == INVALID and cause != self._cause)
         self.error, self._cause = error, cause
         if is_news:
-            config_stale(age=self.age_seconds, detail=cause)
+            log.tell(events.ConfigStale(age_seconds=round(self.age_seconds, 1), detail=cause))
 
     def _prune(self) -> None:
         if time.monotonic() < self._prune_at:
@@ -295,7 +295,7 @@ class Watcher:
         try:
             prune()
         except db.Error as exc:  # another writer was faster, or the database is read-only: not an outage
-            log.warning("expired rows could not be removed: %s", without_password(str(exc)))
+            logger.warning("expired rows could not be removed: %s", without_password(str(exc)))
 
 
 def prune() -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from relay.live import log
+from relay.live import events, log
 from relay.server.http_protocol import HTTPProtocol
 from relay.server.limits import Limits
 from relay.server.response import refusal_response
@@ -108,17 +108,17 @@ class Host:
         client = connection.client[0] if connection.client else ""
         path = head.raw_path.decode("ascii") if head else ""
         if head is not None and head.websocket:
-            log.ws_refused(
+            told: events.Event = events.WsRefused(
                 request_id=request_id,
                 client=client,
                 path=path,
                 status=refused.status,
                 code=refusal.code,
                 detail=refusal.detail,
-                duration=0,
+                duration_ms=0,
             )
         else:
-            log.http_refused(
+            told = events.HttpRefused(
                 request_id=request_id,
                 client=client,
                 method=head.method if head else "",
@@ -126,8 +126,9 @@ class Host:
                 status=refused.status,
                 code=refusal.code,
                 detail=refusal.detail,
-                duration=0,
+                duration_ms=0,
             )
+        log.tell(told)
         self.hooks.on_refusal(refusal.code)
         fields = self.hooks.refusal_fields(head.headers if head is not None else [])
         return refusal_response(refused, request_id, fields, with_body=head is None or head.method != "HEAD")

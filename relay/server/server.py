@@ -19,7 +19,7 @@ import daphne.server  # noqa: E402
 from twisted.internet import reactor  # noqa: E402
 from twisted.logger import STDLibLogObserver, globalLogBeginner  # noqa: E402
 
-from relay.live import log  # noqa: E402
+from relay.live import events, log  # noqa: E402
 from relay.server.endpoints import BACKLOG, Opened  # noqa: E402
 from relay.server.host import Hooks, Host  # noqa: E402
 from relay.server.lifespan import Lifespan  # noqa: E402
@@ -157,7 +157,7 @@ class Server(daphne.server.Server):
         host = self.host
         sockets = sum(run.scope["type"] == "websocket" for run in host.applications)
         requests = len(host.applications) - sockets
-        log.server_drain(sockets=sockets, requests=requests, seconds=self.drain_seconds, signal=name)
+        log.tell(events.ServerDrain(sockets=sockets, requests=requests, seconds=self.drain_seconds, signal=name))
         self._drain = host.loop.create_task(host.drain(self.drain_seconds), name="drain")
         host.hooks.on_drain()
         with contextlib.suppress(asyncio.CancelledError):

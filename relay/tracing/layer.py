@@ -10,7 +10,7 @@ from django.urls import URLPattern, get_resolver
 from django.urls.resolvers import RoutePattern
 
 from relay.door import MONITORED, is_for_django
-from relay.live import log as events
+from relay.live import log
 from relay.runtime import Runtime
 from relay.tracing.calls import TracedClient, traced
 from relay.tracing.delivery import Delivery
@@ -34,9 +34,8 @@ def trace(runtime: Runtime, application: ASGIApp) -> Tracing:
     recorder = Recorder(delivery.tracer, pages, settings.token_names)
     runtime.client = TracedClient(runtime.connector)
     runtime.dial = traced(runtime.dial)
-    events.observe(note)
-    for handler in logging.getLogger().handlers:
-        handler.addFilter(with_trace_id)
+    log.observe(note)
+    logging.setLogRecordFactory(record)
     return Tracing(application, recorder, delivery)
 
 
@@ -81,13 +80,14 @@ def is_apart(path: str) -> bool:
     return path in MONITORED or is_for_django(path)
 
 
-def with_trace_id(record: logging.LogRecord) -> bool:
-    """A log filter that drops nothing, but adds the ``trace_id`` to lines about a request or socket."""
+def record(*args: Any, **kwargs: Any) -> logging.LogRecord:
+    """Make a log record with the ``trace_id`` of the request that it is about; events have theirs already (`note`).
+
+    Tasks that a request starts and leaves running, such as the link to Redis, also log in its context: only what is
+    logged before the end of its response counts.
+    """
+    made = logging.LogRecord(*args, **kwargs)
     begun = current.get()
-    fields: dict[str, Any] | None = record.__dict__.get("fields")
-    if begun is not None and begun.is_told_by(fields):
-        if fields is not None:
-            record.__dict__["fields"] = {**fields, "trace_id": begun.id}
-        else:
-            record.__dict__["trace_id"] = begun.id
-    return True
+    if begun is not None and not begun.is_over:
+        made.trace_id = begun.id
+    return made

@@ -26,7 +26,8 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from relay.entry import Arrival
 from relay.http.journal import CLIENT_LEFT
-from relay.live.log import without_query
+from relay.live import events
+from relay.live.events import without_query
 from relay.live.masking import Masker
 from relay.routing.snapshot import Backend, Url
 from relay.typing import RawHeaders, Scope, Traffic
@@ -109,35 +110,36 @@ class Trace:
     def _verb(self) -> str:
         return self._method if self._method in _METHODS else "HTTP"
 
-    def note(self, event: str, fields: Mapping[str, Any]) -> None:
-        """Record an event of `relay.live.log` about it."""
+    def note(self, event: events.Event) -> None:
+        """Record an event of the log about it."""
+        event.trace_id = self.id
         match event:
-            case "backend.error":
-                self._fault = fields["code"], fields["detail"]
-            case "http.request" | "http.refused":
-                self._told = fields
-            case "ws.refused":
-                self._told = fields
+            case events.BackendError():
+                self._fault = event.code, event.detail
+            case events.HttpRequest() | events.HttpRefused():
+                self._told = event.fields
+            case events.WsRefused():
+                self._told = event.fields
                 self.end()
-            case "ws.open":
-                self._told = {**fields, "status": SWITCHING}
+            case events.WsOpen():
+                self._told = {**event.fields, "status": SWITCHING}
                 self.end()
-                self._live(fields)
-            case "ws.close" if self._socket is not None:
-                self._close(self._socket, fields)
-            case "ws.close":  # during the handshake
-                self._told = {**fields, "status": CLIENT_LEFT}
+                self._live(event)
+            case events.WsClose() if self._socket is not None:
+                self._close(self._socket, event)
+            case events.WsClose():  # during the handshake
+                self._told = {**event.fields, "status": CLIENT_LEFT}
                 self.end()
 
-    def is_told_by(self, fields: Mapping[str, Any] | None) -> bool:
-        """Whether a log line belongs to this trace: an event by its request id, any other until the response has ended.
+    @property
+    def is_over(self) -> bool:
+        """Whether the response has ended, or will never come."""
+        return self._over
 
-        Tasks that a request starts and leaves running, such as the link to Redis, also log in its context.
-        """
-        if fields is None:
-            return not self._over
+    def is_told_by(self, event: events.Event) -> bool:
+        """Whether an event belongs to this trace: it has its request's id."""
         arrival = self._scope.get("relay")
-        return arrival is not None and fields.get("request_id") == arrival.request_id
+        return arrival is not None and getattr(event, "request_id", None) == arrival.request_id
 
     def crash(self, exc: Exception) -> None:
         """Record that the application failed."""
@@ -200,22 +202,22 @@ class Trace:
             "server.port": arrival.port,
         }
 
-    def _live(self, fields: Mapping[str, Any]) -> None:
-        self._socket = self._child(f"WebSocket {fields['route']}", SpanKind.INTERNAL)
+    def _live(self, event: events.WsOpen) -> None:
+        self._socket = self._child(f"WebSocket {event.route}", SpanKind.INTERNAL)
         if self._socket.is_recording():
             attributes = {
-                "http.route": fields["route"],
-                "relay.backend": fields["backend"],
-                "relay.request_id": fields["request_id"],
+                "http.route": event.route,
+                "relay.backend": event.backend,
+                "relay.request_id": event.request_id,
             }
             _set(self._socket, attributes)
 
-    def _close(self, socket: Span, fields: Mapping[str, Any]) -> None:
+    def _close(self, socket: Span, event: events.WsClose) -> None:
         if socket.is_recording():
-            _set(socket, {f"relay.websocket.{name}": fields[name] for name in _CLOSING})
-            if fields["close_code"] in FAULTS and fields["closed_by"] != "client":
-                socket.set_attribute("error.type", str(fields["close_code"]))
-                socket.set_status(Status(StatusCode.ERROR, self._recorder.text(fields["detail"] or "") or None))
+            _set(socket, {f"relay.websocket.{name}": getattr(event, name) for name in _CLOSING})
+            if event.close_code in FAULTS and event.closed_by != "client":
+                socket.set_attribute("error.type", str(event.close_code))
+                socket.set_status(Status(StatusCode.ERROR, self._recorder.text(event.detail or "") or None))
         socket.end()
 
 
@@ -268,11 +270,11 @@ current: ContextVar[Trace | None] = ContextVar("trace", default=None)
 """The trace of the request or socket that the current task, or its callback, belongs to."""
 
 
-def note(event: str, fields: Mapping[str, Any]) -> None:
+def note(event: events.Event) -> None:
     """Pass an event of the log to the trace it belongs to."""
     trace = current.get()
-    if trace is not None and trace.is_told_by(fields):
-        trace.note(event, fields)
+    if trace is not None and trace.is_told_by(event):
+        trace.note(event)
 
 
 def _context(headers: RawHeaders) -> Context:

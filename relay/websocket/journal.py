@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from relay.access import Denied, Grant
 from relay.entry import Arrival
 from relay.identity.model import Identification
-from relay.live import log
+from relay.live import events, log
 from relay.refusals import BackendError
 from relay.typing import Scope, Traffic
 from relay.websocket import close_codes, secrets
@@ -38,82 +38,92 @@ class Journal:
         refusal, route = denied.refusal, denied.route
         self._metrics.refusal(refusal.code)
         self._metrics.handshake(refusal.code)
-        log.ws_refused(
-            request_id=self._arrival.request_id,
-            client=self._arrival.client,
-            path=self._scope["path"],
-            status=refusal.status,
-            close_code=close_code,
-            code=refusal.code,
-            detail=refusal.detail,
-            duration=self._passed(),
-            user_id=self._user_id,
-            route=route.path if route else None,
-            backend=route.backend if route else None,
+        log.tell(
+            events.WsRefused(
+                request_id=self._arrival.request_id,
+                client=self._arrival.client,
+                user_id=self._user_id,
+                path=self._scope["path"],
+                route=route.path if route else None,
+                backend=route.backend if route else None,
+                status=refusal.status,
+                close_code=close_code,
+                code=refusal.code,
+                detail=refusal.detail,
+                duration_ms=self._passed(),
+            )
         )
 
     def backend_failed(self, error: BackendError, grant: Grant) -> None:
         """The exact cause of a 502 or 504."""
-        log.backend_error(
-            backend=error.backend,
-            code=error.code,
-            detail=str(error),
-            phase=error.phase,
-            request_id=self._arrival.request_id,
-            client=self._arrival.client,
-            user_id=self._user_id,
-            route=grant.route.path,
-            duration=self._passed(),
+        log.tell(
+            events.BackendError(
+                request_id=self._arrival.request_id,
+                client=self._arrival.client,
+                user_id=self._user_id,
+                route=grant.route.path,
+                backend=error.backend,
+                code=error.code,
+                phase=error.phase or None,
+                detail=str(error),
+                duration_ms=self._passed(),
+            )
         )
 
     def left(self, grant: Grant) -> None:
         """The client did not wait for the answer to its handshake."""
         self._metrics.handshake("client_left")
-        log.ws_close(
-            request_id=self._arrival.request_id,
-            client=self._arrival.client,
-            route=grant.route.path,
-            backend=grant.backend.name,
-            close_code=close_codes.ABNORMAL,
-            closed_by="client",
-            duration=self._passed(),
-            traffic=Traffic(),
-            user_id=self._user_id,
-            detail="the client left during the handshake",
+        log.tell(
+            events.WsClose(
+                request_id=self._arrival.request_id,
+                client=self._arrival.client,
+                user_id=self._user_id,
+                route=grant.route.path,
+                backend=grant.backend.name,
+                close_code=close_codes.ABNORMAL,
+                closed_by="client",
+                detail="the client left during the handshake",
+                duration_ms=self._passed(),
+                **Traffic()._asdict(),
+            )
         )
 
     def opened(self, socket: CarriedSocket, subprotocol: str | None) -> None:
         """The handshake is complete."""
         self._metrics.handshake("accepted")
         self._metrics.ws_opened(socket)
-        log.ws_open(
-            request_id=self._arrival.request_id,
-            client=self._arrival.client,
-            path=self._scope["path"],
-            route=socket.route.path,
-            backend=socket.backend.name,
-            duration=self._passed(),
-            user_id=self._user_id,
-            origin=socket.origin or None,
-            subprotocol=subprotocol,
-            url=socket.url.text if len(socket.backend.urls) > 1 else None,
+        log.tell(
+            events.WsOpen(
+                request_id=self._arrival.request_id,
+                client=self._arrival.client,
+                user_id=self._user_id,
+                path=self._scope["path"],
+                route=socket.route.path,
+                backend=socket.backend.name,
+                url=socket.url.text if len(socket.backend.urls) > 1 else None,
+                origin=socket.origin or None,
+                subprotocol=subprotocol,
+                duration_ms=self._passed(),
+            )
         )
 
     def closed(self, socket: CarriedSocket, outcome: Outcome) -> None:
         """The socket has ended, and is no longer in the registry."""
         self._metrics.ws_closed(socket, outcome.code, outcome.by)
-        log.ws_close(
-            request_id=self._arrival.request_id,
-            client=self._arrival.client,
-            route=socket.route.path,
-            backend=socket.backend.name,
-            close_code=outcome.code,
-            closed_by=outcome.by,
-            duration=self._passed(),
-            traffic=socket.traffic,
-            user_id=self._user_id,
-            reason=self._masked(outcome.reason),
-            detail=self._masked(outcome.detail),
+        log.tell(
+            events.WsClose(
+                request_id=self._arrival.request_id,
+                client=self._arrival.client,
+                user_id=self._user_id,
+                route=socket.route.path,
+                backend=socket.backend.name,
+                close_code=outcome.code,
+                closed_by=outcome.by,
+                reason=self._masked(outcome.reason) or None,
+                detail=self._masked(outcome.detail) or None,
+                duration_ms=self._passed(),
+                **socket.traffic._asdict(),
+            )
         )
 
     def _masked(self, text: str) -> str:
@@ -124,4 +134,4 @@ class Journal:
         return secrets.masked(text.encode(errors="backslashreplace"), own).decode(errors="backslashreplace")
 
     def _passed(self) -> float:
-        return time.monotonic() - self._arrival.started
+        return events.milliseconds(time.monotonic() - self._arrival.started)

@@ -23,7 +23,7 @@ from django.db.migrations.executor import MigrationExecutor
 
 from relay import __version__, database
 from relay.checks import line
-from relay.live import lines, log, metrics
+from relay.live import events, log, metrics
 from relay.management.command import GatewayCommand, manage
 from relay.server import workers as supervision
 from relay.server.endpoints import Endpoint, EndpointError, Opened, adopt, descriptions
@@ -132,8 +132,7 @@ class Command(GatewayCommand):
 
         def ready(urls: list[str]) -> None:
             if supervisor is None:
-                log.server_start(version=__version__, pid=os.getpid(), listening=" ".join(urls))
-                notify(READY)
+                _listens(" ".join(urls))
             else:
                 supervision.join(supervisor)
 
@@ -143,7 +142,7 @@ class Command(GatewayCommand):
             runtime.drain()
 
         if supervisor is not None:
-            lines.of_process["pid"] = os.getpid()
+            log.worker_pid = os.getpid()
 
         if keeper is not None:
             runtime.share_with_workers(keeper)
@@ -170,17 +169,12 @@ class Command(GatewayCommand):
         with _directory() as directory:
             metrics.share(directory)
             keeper = os.path.join(directory, "keeper")
-
-            def ready() -> None:
-                log.server_start(version=__version__, pid=os.getpid(), listening=listening, workers=workers)
-                notify(READY)
-
             supervisor = supervision.Supervisor(
                 [sys.executable, sys.argv[0], "serve", "--inherited", inherited, "--keeper", keeper, *rest],
                 workers,
                 sockets,
                 settings.RELAY.drain_seconds,
-                on_ready=ready,
+                on_ready=lambda: _listens(listening, workers),
                 on_stop=lambda: notify(STOPPING),
                 on_exit=metrics.forget_process,
                 beside=Keeper(keeper, settings.RELAY.rate_limit),
@@ -204,6 +198,12 @@ def _directory() -> tempfile.TemporaryDirectory[str]:
         return tempfile.TemporaryDirectory(prefix="gateway-")
     except OSError as exc:
         raise CommandError(f"--workers needs a directory to write to ({exc.strerror}); mount one at /tmp") from None
+
+
+def _listens(listening: str, workers: int = 1) -> None:
+    """Tell the log and systemd that connections are accepted."""
+    log.tell(events.ServerStart(version=__version__, pid=os.getpid(), listening=listening, workers=workers))
+    notify(READY)
 
 
 def _leave(status: int) -> NoReturn:
