@@ -10,6 +10,7 @@ from relay.live import events, log, turn
 from relay.refusals import BackendError
 
 if TYPE_CHECKING:
+    from relay.identity.model import Identification
     from relay.live.metrics import Answer, Metrics
 
 CLIENT_LEFT = 499
@@ -27,9 +28,41 @@ class Journal:
 
     def answered(self, request: RelayRequest, status: int) -> None:
         """Log and count a request that has ended in any way."""
-        seconds = time.monotonic() - request.arrival.started
-        self._answers.append(_answer(request, status, seconds))
-        self._events.append(_event(request, status, seconds))
+        arrival, route, refusal = request.arrival, request.route, request.refusal
+        seconds = time.monotonic() - arrival.started
+        path, backend = (route.path, route.backend) if route is not None else ("", "")
+        self._answers.append((path, backend, status, seconds, refusal.code if refusal is not None else ""))
+        event: events.Event
+        if refusal is not None:
+            event = events.HttpRefused(
+                request_id=arrival.request_id,
+                client=arrival.client,
+                user_id=_user_id(request),
+                method=request.method,
+                path=request.path,
+                route=path or None,
+                backend=backend or None,
+                status=status,
+                code=refusal.code,
+                detail=refusal.detail,
+                duration_ms=events.milliseconds(seconds),
+            )
+        else:
+            event = events.HttpRequest(
+                request_id=arrival.request_id,
+                client=arrival.client,
+                user_id=_user_id(request),
+                method=request.method,
+                path=request.path,
+                route=path or None,
+                backend=backend or None,
+                url=request.url,
+                status=status,
+                duration_ms=events.milliseconds(seconds),
+                bytes_to_backend=request.bytes_to_backend,
+                bytes_to_client=request.bytes_to_client,
+            )
+        self._events.append(event)
         if log.is_observed():
             self.flush()
         elif len(self._events) == 1:
@@ -42,44 +75,6 @@ class Journal:
         if told:
             self._metrics.http(answers)
             log.tell(*told)
-
-
-def _answer(request: RelayRequest, status: int, seconds: float) -> Answer:
-    route, refusal = request.route, request.refusal
-    code = refusal.code if refusal is not None else ""
-    return (route.path, route.backend, status, seconds, code) if route is not None else ("", "", status, seconds, code)
-
-
-def _event(request: RelayRequest, status: int, seconds: float) -> events.Event:
-    arrival, route, refusal = request.arrival, request.route, request.refusal
-    if refusal is not None:
-        return events.HttpRefused(
-            request_id=arrival.request_id,
-            client=arrival.client,
-            user_id=_user_id(request),
-            method=request.method,
-            path=request.path,
-            route=route.path if route is not None else None,
-            backend=route.backend if route is not None else None,
-            status=status,
-            code=refusal.code,
-            detail=refusal.detail,
-            duration_ms=events.milliseconds(seconds),
-        )
-    return events.HttpRequest(
-        request_id=arrival.request_id,
-        client=arrival.client,
-        user_id=_user_id(request),
-        method=request.method,
-        path=request.path,
-        route=route.path if route is not None else None,
-        backend=route.backend if route is not None else None,
-        url=request.url,
-        status=status,
-        duration_ms=events.milliseconds(seconds),
-        bytes_to_backend=request.bytes_to_backend,
-        bytes_to_client=request.bytes_to_client,
-    )
 
 
 def backend_failed(request: RelayRequest, error: BackendError) -> None:
@@ -100,5 +95,6 @@ def backend_failed(request: RelayRequest, error: BackendError) -> None:
 
 
 def _user_id(request: RelayRequest) -> str | None:
-    identity = request.identification.identity
+    who: Identification = request.scope["identity"]
+    identity = who.identity
     return identity.user_id if identity is not None else None

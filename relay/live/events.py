@@ -41,7 +41,7 @@ def without_query(path: str) -> str:
     return path.partition("?")[0][:_LONGEST_PATH]
 
 
-class Event(Struct, kw_only=True, omit_defaults=True):
+class Event(Struct, kw_only=True, omit_defaults=True, gc=False):
     """What all events share; `relay.live.log.tell` sets the attributes.
 
     Attributes:
@@ -75,26 +75,12 @@ class Event(Struct, kw_only=True, omit_defaults=True):
 
 
 class _Request(Event, kw_only=True):
-    """About a request; `route` and `backend` are None if it was over before they were known."""
+    """About a request, or a handshake (without `method`); None is what was not known yet when it ended."""
 
     request_id: str
     client: str
     user_id: str | None = None
-    method: str
-    path: str
-    route: str | None = None
-    backend: str | None = None
-
-    def __post_init__(self) -> None:
-        self.path = without_query(self.path)
-
-
-class _Handshake(Event, kw_only=True):
-    """About a WebSocket's handshake; `route` and `backend` are None if it was over before they were known."""
-
-    request_id: str
-    client: str
-    user_id: str | None = None
+    method: str | None = None
     path: str
     route: str | None = None
     backend: str | None = None
@@ -138,7 +124,7 @@ class HttpRefused(_Request, kw_only=True):
         return _is_ours(self.status)
 
 
-class WsOpen(_Handshake, kw_only=True):
+class WsOpen(_Request, kw_only=True):
     """A WebSocket was accepted.
 
     Attributes:
@@ -182,7 +168,7 @@ class WsClose(Event, kw_only=True):
     bytes_to_client: int
 
 
-class WsRefused(_Handshake, kw_only=True):
+class WsRefused(_Request, kw_only=True):
     """A handshake was refused; with `close_code` it was accepted and then closed."""
 
     name: ClassVar[str] = "ws.refused"

@@ -42,7 +42,10 @@ def tell(*events: Event) -> None:
     infos, warnings = logger.isEnabledFor(logging.INFO), logger.isEnabledFor(logging.WARNING)
     logged = []
     for event in events:
-        event.time, event.event, event.level = time, event.name, "WARNING" if event.is_warning else "INFO"
+        is_warning = event.is_warning
+        event.time = time
+        event.event = event.name
+        event.level = "WARNING" if is_warning else "INFO"
         if worker_pid is not None:
             event.pid = worker_pid
         if event.is_trouble:
@@ -50,7 +53,7 @@ def tell(*events: Event) -> None:
                 listener(cast("Trouble", event))
         if _observer is not None:
             _observer(event)
-        if warnings if event.is_warning else infos:
+        if warnings if is_warning else infos:
             logged.append(event)
     if logged:
         _log(logged)
