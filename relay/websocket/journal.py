@@ -10,6 +10,7 @@ from relay.entry import Arrival
 from relay.identity.model import Identification
 from relay.live import events, log
 from relay.refusals import BackendError
+from relay.routing.snapshot import Route
 from relay.typing import Scope, Traffic
 from relay.websocket import close_codes, secrets
 from relay.websocket.carrier import Outcome
@@ -73,20 +74,8 @@ class Journal:
     def left(self, grant: Grant) -> None:
         """The client did not wait for the answer to its handshake."""
         self._metrics.handshake("client_left")
-        log.tell(
-            events.WsClose(
-                request_id=self._arrival.request_id,
-                client=self._arrival.client,
-                user_id=self._user_id,
-                route=grant.route.path,
-                backend=grant.backend.name,
-                close_code=close_codes.ABNORMAL,
-                closed_by="client",
-                detail="the client left during the handshake",
-                duration_ms=self._passed(),
-                **Traffic()._asdict(),
-            )
-        )
+        left = Outcome(close_codes.ABNORMAL, "", "client", "the client left during the handshake")
+        self._ended(grant.route, left, Traffic())
 
     def opened(self, socket: CarriedSocket, subprotocol: str | None) -> None:
         """The handshake is complete."""
@@ -110,19 +99,22 @@ class Journal:
     def closed(self, socket: CarriedSocket, outcome: Outcome) -> None:
         """The socket has ended, and is no longer in the registry."""
         self._metrics.ws_closed(socket, outcome.code, outcome.by)
+        self._ended(socket.route, outcome, socket.traffic)
+
+    def _ended(self, route: Route, outcome: Outcome, traffic: Traffic) -> None:
         log.tell(
             events.WsClose(
                 request_id=self._arrival.request_id,
                 client=self._arrival.client,
                 user_id=self._user_id,
-                route=socket.route.path,
-                backend=socket.backend.name,
+                route=route.path,
+                backend=route.backend,
                 close_code=outcome.code,
                 closed_by=outcome.by,
                 reason=self._masked(outcome.reason) or None,
                 detail=self._masked(outcome.detail) or None,
                 duration_ms=self._passed(),
-                **socket.traffic._asdict(),
+                **traffic._asdict(),
             )
         )
 
