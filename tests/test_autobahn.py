@@ -22,6 +22,8 @@ from tests.identity_helpers import SECRET, token
 ALL = os.environ.get("AUTOBAHN") == "all"
 BUDGET = 0 if ALL else LIGHT
 
+ATTEMPTS = 10  # on a busy machine an echo may lose its race several times in a row
+
 COMPRESSION = ["12.*", "13.*"]
 PLAIN = [
     pytest.param(["1.*", "2.*", "3.*", "4.*", "5.*", "6.*", "7.*", "10.*"], 247, id="framing"),
@@ -48,12 +50,12 @@ async def compared(cases: list[str], *, tunnel: bool) -> tuple[int, dict[str, st
     """How many cases there are, and what ended worse through the gateway than at the backend itself.
 
     What is perfect can't be worse, and is not tried there. Some verdicts depend on how TCP happens to cut the bytes
-    (whether an echo still goes out before the close): a case is worse only if it is so three times.
+    (whether an echo still goes out before the close): a case is worse only if it is so every time of `ATTEMPTS`.
     """
     async with echo_behind_a_gateway(tunnel=tunnel) as (gateway, backend):
         found = again = await verdicts(gateway, cases, budget=BUDGET)
         sys.stdout.write(f"{len(found)} cases: {dict(Counter(map(str, found.values())))}\n")
-        for attempts_left in (2, 1, 0):
+        for attempts_left in reversed(range(ATTEMPTS)):
             suspects = [case for case, verdict in again.items() if not verdict.perfect]
             direct = await verdicts(backend, suspects, budget=BUDGET) if suspects else {}
             worse = [case for case in suspects if again[case].is_worse_than(direct[case])]
