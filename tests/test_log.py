@@ -578,6 +578,7 @@ ODD = [
     pytest.param({"path": "/é"}, id="not ASCII"),
     pytest.param({"path": "/\x7f"}, id="a control"),
     pytest.param({"path": "/\ud800"}, id="a lone surrogate"),
+    pytest.param({"bytes_to_client": 2**64}, id="a number of more than 64 bits"),
 ]
 
 

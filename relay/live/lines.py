@@ -80,7 +80,7 @@ class JsonFormatter(logging.Formatter):
         """The lines of events, at a tenth of the cost; nothing if one of them needs escapes or may need masking."""
         try:
             lines = _encode_lines(events).decode()
-        except UnicodeEncodeError:  # a lone surrogate
+        except Exception:  # a lone surrogate, or what msgspec can't encode: `format` can
             return ""
         return lines if lines.isascii() and "\x7f" not in lines and not suspects(lines) else ""
 
