@@ -1,4 +1,4 @@
-"""``python -m bench [all|ws|http|memory|scale]``: see README.md."""
+"""``python -m bench [all|ws|http|memory|recording|scale]``: see README.md."""
 
 from __future__ import annotations
 
