@@ -441,6 +441,17 @@ def _start(body: str, log_format: str = "json", **streams: Any) -> subprocess.Po
     return subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stderr=subprocess.PIPE, **streams)
 
 
+def _writes(body: str) -> list[bytes]:
+    """What each write of a program holds: a pipe of packets keeps them apart."""
+    reading, writing = os.pipe2(os.O_DIRECT)
+    with _start(body, stdout=writing) as process:
+        os.close(writing)
+        writes = list(iter(lambda: os.read(reading, 65536), b""))
+    os.close(reading)
+    assert process.returncode == 0
+    return writes
+
+
 MANY = """
 for n in range(3000):
     log.tell(failed(f"{n:06d}" + "." * 200))
@@ -519,12 +530,7 @@ async def turn():
             assert not logging.getLogger().handlers[0]._waiting
 asyncio.run(turn())
 """
-    reading, writing = os.pipe2(os.O_DIRECT)
-    with _start(body, stdout=writing) as process:
-        os.close(writing)
-        writes = list(iter(lambda: os.read(reading, 65536), b""))
-    os.close(reading)
-    assert process.returncode == 0
+    writes = _writes(body)
     assert len(writes) < 20
     assert all(len(written) <= PIPE_BUF and written.endswith(b"\n") for written in writes)
     said = [json.loads(line) for written in writes for line in written.splitlines()]
@@ -544,12 +550,7 @@ async def turns():
         assert len(handler._waiting) == n
 asyncio.run(turns())
 """
-    reading, writing = os.pipe2(os.O_DIRECT)
-    with _start(body, stdout=writing) as process:
-        os.close(writing)
-        writes = list(iter(lambda: os.read(reading, 65536), b""))
-    os.close(reading)
-    assert process.returncode == 0
+    writes = _writes(body)
     assert [[json.loads(line)["sockets_closed"] for line in each.splitlines()] for each in writes] == [[0], [1, 2]]
 
 

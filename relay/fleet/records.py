@@ -22,7 +22,10 @@ Codes are counted separately: hundreds caused by a scanner must not hide the one
 """
 
 _LONGEST = 2000  # characters of a text
-_KINDS = {events.HttpRefused: RefusalRecord.Kind.HTTP, events.WsRefused: RefusalRecord.Kind.WEBSOCKET}
+_KINDS: dict[type[events.Event], RefusalRecord.Kind] = {
+    events.HttpRefused: RefusalRecord.Kind.HTTP,
+    events.WsRefused: RefusalRecord.Kind.WEBSOCKET,
+}
 _ORIGIN = re.compile(r"origin (.+) is not on the list; ", re.DOTALL)  # as written by relay.access.origin_refused
 
 Clean = Callable[[object, int], str]

@@ -65,7 +65,7 @@ class Journal:
         self._events.append(event)
         if log.is_observed():
             self.flush()
-        elif len(self._events) == 1:
+        else:
             self._flush_at_end()
 
     def flush(self) -> None:

@@ -108,20 +108,31 @@ class HttpRequest(_Request, kw_only=True):
     bytes_to_client: int
 
 
-class HttpRefused(_Request, kw_only=True):
-    """A request was refused; `detail` says what was compared with what."""
+class Refused(_Request, kw_only=True):
+    """A request or handshake was refused; `detail` says what was compared with what.
 
-    name: ClassVar[str] = "http.refused"
+    Attributes:
+        close_code: Of a handshake that was accepted and then closed.
+    """
+
     is_trouble: ClassVar[bool] = True
 
     status: int
+    close_code: int | None = None
     code: str
     detail: str
     duration_ms: float
 
     @property
     def is_warning(self) -> bool:
-        return _is_ours(self.status)
+        """A refusal is the client's problem, unless the status says that it is ours or the backend's."""
+        return self.status >= 500
+
+
+class HttpRefused(Refused, kw_only=True):
+    """A request was refused."""
+
+    name: ClassVar[str] = "http.refused"
 
 
 class WsOpen(_Request, kw_only=True):
@@ -168,21 +179,10 @@ class WsClose(Event, kw_only=True):
     bytes_to_client: int
 
 
-class WsRefused(_Request, kw_only=True):
-    """A handshake was refused; with `close_code` it was accepted and then closed."""
+class WsRefused(Refused, kw_only=True):
+    """A handshake was refused."""
 
     name: ClassVar[str] = "ws.refused"
-    is_trouble: ClassVar[bool] = True
-
-    status: int
-    close_code: int | None = None
-    code: str
-    detail: str
-    duration_ms: float
-
-    @property
-    def is_warning(self) -> bool:
-        return _is_ours(self.status)
 
 
 class BackendError(Event, kw_only=True):
@@ -206,7 +206,7 @@ class BackendError(Event, kw_only=True):
         return True
 
 
-Trouble = HttpRefused | WsRefused | BackendError
+Trouble = Refused | BackendError
 
 
 class ConfigChanged(Event, kw_only=True):
@@ -274,8 +274,3 @@ class ServerDrain(Event, kw_only=True):
     requests: int
     seconds: float
     signal: str
-
-
-def _is_ours(status: int) -> bool:
-    """Whether a refusal is our problem or the backend's; otherwise it is the client's."""
-    return status >= 500
