@@ -10,16 +10,17 @@ import math
 import time
 from contextlib import suppress
 from functools import cached_property
+from io import BytesIO
 from urllib.parse import quote
 
-from django.core.exceptions import ImproperlyConfigured
+from django.core.exceptions import ImproperlyConfigured, RequestAborted
 from django.core.handlers.asgi import ASGIHandler
 
 from relay import access, door
 from relay.entry import Arrival, arrive, field
 from relay.http import cors
 from relay.http.handler import RelayHandler
-from relay.http.request import RelayRequest, too_large
+from relay.http.request import ClientGone, RelayRequest, RequestBody
 from relay.identity.middleware import IdentityMiddleware
 from relay.identity.model import NOBODY
 from relay.refusals import Refusal, Refused
@@ -33,7 +34,7 @@ log = logging.getLogger("relay")
 
 LARGEST_FORM = 2**20
 """Bytes of a request body for Django, far above any form in the admin. Django reads the body before it authenticates
-the sender, and writes anything longer than 2.5 MB to a file."""
+the sender."""
 
 START_INTERVAL = 1.0
 """Seconds between attempts to start without a database; each one logs a line."""
@@ -68,7 +69,7 @@ class Gateway:
     @cached_property
     def _django(self) -> ASGIHandler:
         """Django's handler with all of its middleware; created on the first request for the admin."""
-        return ASGIHandler()
+        return _DjangoHandler()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
@@ -119,16 +120,12 @@ class Gateway:
 
     async def _ask_django(self, scope: Scope, receive: Receive, send: Send, arrival: Arrival) -> None:
         """Serve the admin and its files; a body larger than `LARGEST_FORM` is refused."""
+        sent = _with_request_id(send, arrival)
         try:
             RelayRequest(scope, receive, self.runtime).limited_body(LARGEST_FORM)
+            await self._django(_as_the_client_sees_it(scope, arrival), receive, sent)  # type: ignore[arg-type]
         except Refused as exc:
-            return await self._refuse(scope, receive, send, exc.refusal)
-        form = _Form(receive)
-        sent = _with_request_id(send, arrival)
-        await self._django(_as_the_client_sees_it(scope, arrival), form, sent)  # type: ignore[arg-type]
-        if form.size > LARGEST_FORM:
-            found = too_large(LARGEST_FORM, f"at least {form.size} bytes long")
-            await self._refuse(scope, receive, send, found.refusal)
+            await self._refuse(scope, receive, send, exc.refusal)
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send, refusal: Refusal) -> None:
         """Refuse a request or handshake before authentication."""
@@ -171,20 +168,25 @@ class Gateway:
         log.warning("this server does not support: %s; 'python manage.py serve' does", ", ".join(lacks))
 
 
-class _Form:
-    """A request body for Django, which checks its own limits only after reading all of it.
+class _DjangoHandler(ASGIHandler):
+    """Django's handler, with bodies in memory: it checks its own limits only after reading all of a body.
 
-    A body larger than `LARGEST_FORM` ends as if the client had left, so Django drops the request without answering.
+    Django's own reader uses a temporary file, and leaves that open if the request is cancelled.
     """
 
-    def __init__(self, receive: Receive) -> None:
-        self._receive = receive
-        self.size = 0
+    async def read_body(self, receive: Receive) -> BytesIO:  # type: ignore[override]
+        """The whole body, at most `LARGEST_FORM` bytes.
 
-    async def __call__(self) -> Message:
-        message = await self._receive()
-        self.size += len(message.get("body", b""))
-        return {"type": "http.disconnect"} if self.size > LARGEST_FORM else message
+        Raises:
+            Refused: The body is larger.
+            RequestAborted: The client left.
+        """
+        body = RequestBody(receive)
+        body.limit = LARGEST_FORM
+        try:
+            return BytesIO(b"".join([piece async for piece in body]))
+        except ClientGone:
+            raise RequestAborted from None
 
 
 def _with_request_id(send: Send, arrival: Arrival) -> Send:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import socket
+import sys
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from relay.routing.snapshot import Backend, Origin, Route, Snapshot, Url
 from tests import stack
 from tests.conftest import Events
 from tests.identity_helpers import OTHER_SECRET, SECRET, token
+from tests.server_helpers import until
 from tests.stack import ORIGIN, Seen, bearer
 
 Writer = asyncio.StreamWriter
@@ -118,6 +121,22 @@ async def test_a_form_of_the_admin_reaches_django_whole(gateway: stack.Stack, ch
         answer = await gateway.raw(lines.encode() + b"Transfer-Encoding: chunked\r\n\r\n" + chunk * 2 + b"0\r\n\r\n")
     assert answer.status == 403
     assert b"CSRF" in answer.body
+
+
+async def test_a_client_that_leaves_inside_its_form_leaves_nothing_open(
+    gateway: stack.Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Django's own reader of bodies would leave a temporary file open."""
+    unraised: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", unraised.append)
+    for _ in range(3):
+        _, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+        writer.write(b"POST /admin/login/ HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\na=")
+        await until(lambda: gateway.host.applications)
+        writer.transport.abort()
+        await until(lambda: not gateway.host.applications)
+    gc.collect()
+    assert unraised == []
 
 
 async def garbage(seen: Seen, reader: Reader, writer: Writer) -> None:
