@@ -11,6 +11,7 @@ from pathlib import Path
 from bench import measure, memory, quota
 from bench.measure import Figures
 from bench.processes import workers
+from bench.switching import WAYS
 from bench.targets import PEERS, ROOT, Lab, Target, build_tools, which
 
 Results = dict[str, dict[str, list[Figures]]]
@@ -83,21 +84,19 @@ def scale(lab: Lab, args: argparse.Namespace) -> Results:
 
 
 def recording(args: argparse.Namespace) -> Results:
-    """What metrics and the log cost a small request.
-
-    Every round starts the processes anew: two equal ones differ by several percent, as their memory happens to lie.
-    """
-    rows: dict[str, list[Figures]] = {}
-    for _ in range(3 * args.repeat):
+    """What metrics and the log cost a small request, in gateways that switch between the ways of recording."""
+    rows: dict[str, list[Figures]] = {way: [] for way in WAYS}
+    for _ in range(args.repeat):
+        samples = args.build / "samples"
+        samples.unlink(missing_ok=True)
         with Lab(args.build) as lab:
-            running = [
-                lab.gateway("not recorded", manage="bench/unrecorded.py"),
-                lab.gateway("metrics", LOG_LEVEL="ERROR"),
-                lab.gateway("metrics and log"),
-            ]
-            for name, runs in measure.in_turn(running, 4, lambda t: measure.http(t, SMALL, args.seconds / 3)).items():
-                rows.setdefault(name, []).extend(runs)
-    measure.table("small requests, and what recording them costs", "requests", rows)
+            target = lab.gateway(manage="bench/switching.py", BENCH_SAMPLES=str(samples))
+            measure.http(target, SMALL, 4 * args.seconds)
+        costs = [float(line) for line in samples.read_text().splitlines()]
+        rounds = len(costs) // len(WAYS)
+        for i, way in enumerate(WAYS):
+            rows[way] += [{"cpu_us": costs[len(WAYS) * n + i]} for n in range(rounds // 4, rounds)]  # warm by then
+    measure.costs("small requests, and what recording them costs", rows)
     return {"recording": rows}
 
 

@@ -117,6 +117,16 @@ def table(title: str, unit: str, rows: dict[str, list[Figures]]) -> None:
         print(f"  {name:20}{median('per_s'):>14.0f}{median('cpu_us'):>10.0f}{ratio:>8}{times}{fails:>8.0f}", flush=True)
 
 
+def costs(title: str, rows: dict[str, list[Figures]]) -> None:
+    """Print medians of CPU time; the multiple of the first one's is the median of those of runs that stand together."""
+    print(f"\n{title}\n  {'':20}{'runs':>14}{'CPU µs':>10}{'x':>8}")
+    first = next(iter(rows.values()))
+    for name, runs in rows.items():
+        ratio = statistics.median(run["cpu_us"] / base["cpu_us"] for run, base in zip(runs, first, strict=True))
+        cost = statistics.median(run["cpu_us"] for run in runs)
+        print(f"  {name:20}{len(runs):>14}{cost:>10.0f}{ratio:>8.3f}", flush=True)
+
+
 def in_turn(targets: list[Target], repeat: int, run: Callable[[Target], Figures]) -> dict[str, list[Figures]]:
     """Measure every target `repeat` times, there and back again, so that a busy machine affects all of them alike."""
     rows: dict[str, list[Figures]] = {target.name: [] for target in targets}

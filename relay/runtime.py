@@ -7,6 +7,7 @@ through the `Watcher`, whose thread hands them over; no request waits for them.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import logging
 import time
 from collections.abc import Coroutine, Iterable
@@ -167,6 +168,7 @@ class Runtime:
             self.connector.update(self.snapshot)
             self.quotas.follow(self.snapshot)
         self._spawn(self._look_regularly())
+        atexit.register(self.journal.flush)  # not every server ends the lifespan
         self.started = True
 
     async def _bootstrap(self) -> None:
@@ -181,6 +183,7 @@ class Runtime:
         """Stop background work; sockets and requests have ended by now, or are cut."""
         changed.disconnect(self.nudge)
         self.journal.flush()
+        atexit.unregister(self.journal.flush)
         for thread in (self.watcher, self.reporter):
             if thread is not None:
                 await asyncio.to_thread(thread.stop)
@@ -285,7 +288,8 @@ class Runtime:
     # Metrics
 
     def flush_metrics(self) -> None:
-        """Update the sampled metrics, for a scrape."""
+        """Update the metrics, for a scrape."""
+        self.journal.flush()
         health = {name: state.healthy for name, state in self.connector.status().items()}
         self.metrics.flush(self.registry, health, self.watcher.age_seconds if self.watcher else 0.0)
 

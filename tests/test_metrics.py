@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from relay.live.metrics import Metrics, close_label
+from relay.live.events import HttpRefused, HttpRequest
+from relay.live.metrics import Answer, Metrics, close_label
 from relay.typing import Traffic
 from tests.live_helpers import CHAT, MAIN, Socket
 
@@ -54,10 +55,18 @@ def value(page: bytes, name: str, **labels: str) -> float | None:
     return samples(page).get((name, frozenset(labels.items())))
 
 
+def answer(route: str = "/api/", code: str = "") -> Answer:
+    """A response of the backend after 20 ms, or a refusal (401)."""
+    known: dict[str, Any] = {"request_id": "r", "client": "c", "path": "/", "route": route, "backend": "main"}
+    if code:
+        return HttpRefused(**known, status=401, code=code, detail="", duration_ms=20), 0.02, 0.0
+    return HttpRequest(**known, status=200, duration_ms=20, bytes_to_backend=0, bytes_to_client=0), 0.02, 0.0
+
+
 def one_of_each(metrics: Metrics) -> Socket:
     """Let everything happen once; the socket is still open."""
     socket, gone = Socket(traffic=Traffic(1, 2, 3, 4)), Socket()
-    metrics.http([("/api/", "main", 200, 0.02, ""), ("/api/", "main", 401, 0.02, "no_token")])
+    metrics.http([answer(), answer(code="no_token")])
     metrics.handshake("accepted")
     for opened in (socket, gone):
         metrics.ws_opened(opened)
@@ -162,7 +171,7 @@ def test_close_codes_of_a_peers_choice_make_no_series(code, by, label):
 
 def test_label_values_are_escaped(metrics):
     """A route may hold quotes and braces; the page stays readable."""
-    metrics.http([('/a"b\\c/<int:id>', "main", 200, 0.1, "")])
+    metrics.http([answer('/a"b\\c/<int:id>')])
     page = metrics.render()
     assert value(page, "relay_http_requests_total", route='/a"b\\c/<int:id>', backend="main", status="200") == 1
 

@@ -463,16 +463,22 @@ def site(migrated: served.Site, tmp_path: Path) -> served.Site:
 
 @pytest.mark.parametrize("name", OTHER_SERVERS)
 async def test_start_and_stop(name: str, site: served.Site) -> None:
-    """With a socket open the end is clean as well; uvicorn has run the lifespan, and ends by the signal it got."""
-    ends = Ends()
+    """With a socket open the end is clean as well, and no line is lost; uvicorn has run the lifespan, and ends by the
+    signal it got.
+    """
+    ends, paths = Ends(), [f"/nowhere/{n}" for n in range(5)]
     with fronting(site, CONFIGURATION, under=name) as front:
         async with front.backend(observed(ends)):
             client = await front.websocket()
             await client.send("hello")
             assert await client.recv() == "hello"
+            for path in paths:
+                assert (await front.request(path)).status == 404
             status = await asyncio.to_thread(front.server.stop)
             await ends.next()
             client.transport.abort()
+        for path in paths:
+            front.server.wait_for(lambda line, path=path: line.get("path") == path)  # type: ignore[misc]
     assert status == {"daphne": 0, "uvicorn": -signal.SIGTERM}[name]
     if name == "uvicorn":
         front.server.wait_for(lambda line: line.get("message") == "Application shutdown complete.", 0)

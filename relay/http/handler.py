@@ -20,7 +20,8 @@ from django.urls import ResolverMatch, get_resolver
 from django.utils.functional import cached_property
 
 from relay.door import MONITORED
-from relay.http import cors, journal
+from relay.http import cors
+from relay.http.journal import CLIENT_LEFT
 from relay.http.request import ClientGone, RelayRequest
 from relay.http.response import RelayedResponse, raw_headers, refused, send_body
 from relay.refusals import BackendError, Refusal, Refused
@@ -78,7 +79,7 @@ class RelayHandler(ASGIHandler):
         A response that can't be finished is left unfinished: the server then cuts the connection, so that the client
         does not take a part for the whole (RFC 9112 §8).
         """
-        status = journal.CLIENT_LEFT
+        status = CLIENT_LEFT
         try:
             response = refused(request, refusal) if refusal is not None else await self._respond(request)
             try:
@@ -91,7 +92,7 @@ class RelayHandler(ASGIHandler):
         except ClientGone:
             pass
         except BackendError as exc:
-            journal.backend_failed(request, exc)
+            self._runtime.journal.backend_failed(request, exc)
         except Refused as exc:
             request.refusal = exc.refusal
         finally:

@@ -10,91 +10,97 @@ from relay.live import events, log, turn
 from relay.refusals import BackendError
 
 if TYPE_CHECKING:
-    from relay.identity.model import Identification
     from relay.live.metrics import Answer, Metrics
 
 CLIENT_LEFT = 499
 """Logged as the status if the client left before there was one (nginx's number; it is never sent)."""
 
+PAUSE = 0.01
+"""Seconds between two looks at what has ended."""
+
 
 class Journal:
-    """One per process. Requests that end in the same turn of the event loop are logged together, which is cheaper."""
+    """One per process.
 
-    def __init__(self, metrics: Metrics) -> None:
+    Under load, the requests of `pause` seconds are logged and counted together, which costs far less than one by one
+    in between other work. A warning is logged at once, after what is waiting.
+    """
+
+    def __init__(self, metrics: Metrics, pause: float = PAUSE) -> None:
         self._metrics = metrics
-        self._answers: list[Answer] = []
-        self._events: list[events.Event] = []
-        self._flush_at_end = turn.AtEnd(self.flush)
+        self._waiting: list[Answer] = []
+        self._flush_soon = turn.AtEnd(self.flush, pause)
 
     def answered(self, request: RelayRequest, status: int) -> None:
         """Log and count a request that has ended in any way."""
         arrival, route, refusal = request.arrival, request.route, request.refusal
-        seconds = time.monotonic() - arrival.started
-        path, backend = (route.path, route.backend) if route is not None else ("", "")
-        self._answers.append((path, backend, status, seconds, refusal.code if refusal is not None else ""))
-        event: events.Event
+        identity = request.identification.identity
+        ended = time.monotonic()
+        seconds = ended - arrival.started
+        at_once = log.is_observed()
+        path, backend = (route.path, route.backend) if route is not None else (None, None)
+        event: events.HttpRequest | events.HttpRefused
         if refusal is not None:
             event = events.HttpRefused(
                 request_id=arrival.request_id,
                 client=arrival.client,
-                user_id=_user_id(request),
+                user_id=identity.user_id if identity is not None else None,
                 method=request.method,
                 path=request.path,
-                route=path or None,
-                backend=backend or None,
+                route=path,
+                backend=backend,
                 status=status,
                 code=refusal.code,
                 detail=refusal.detail,
                 duration_ms=events.milliseconds(seconds),
             )
+            at_once = at_once or event.is_warning
         else:
             event = events.HttpRequest(
                 request_id=arrival.request_id,
                 client=arrival.client,
-                user_id=_user_id(request),
+                user_id=identity.user_id if identity is not None else None,
                 method=request.method,
                 path=request.path,
-                route=path or None,
-                backend=backend or None,
+                route=path,
+                backend=backend,
                 url=request.url,
                 status=status,
                 duration_ms=events.milliseconds(seconds),
                 bytes_to_backend=request.bytes_to_backend,
                 bytes_to_client=request.bytes_to_client,
             )
-        self._events.append(event)
-        if log.is_observed():
+        self._waiting.append((event, seconds, ended))
+        if at_once:
             self.flush()
-        else:
-            self._flush_at_end()
+        elif len(self._waiting) == 1:
+            self._flush_soon()
+
+    def backend_failed(self, request: RelayRequest, error: BackendError) -> None:
+        """Log the exact cause of a backend's failure, after what is waiting."""
+        identity = request.identification.identity
+        self.flush()
+        log.tell(
+            events.BackendError(
+                request_id=request.arrival.request_id,
+                client=request.arrival.client,
+                user_id=identity.user_id if identity is not None else None,
+                route=request.route.path if request.route is not None else None,
+                backend=error.backend,
+                code=error.code,
+                phase=error.phase or None,
+                detail=str(error),
+                duration_ms=events.milliseconds(time.monotonic() - request.arrival.started),
+            )
+        )
 
     def flush(self) -> None:
         """Log and count the waiting requests."""
-        answers, self._answers = self._answers, []
-        told, self._events = self._events, []
-        if told:
-            self._metrics.http(answers)
-            log.tell(*told)
-
-
-def backend_failed(request: RelayRequest, error: BackendError) -> None:
-    """Log the exact cause of a backend's failure."""
-    log.tell(
-        events.BackendError(
-            request_id=request.arrival.request_id,
-            client=request.arrival.client,
-            user_id=_user_id(request),
-            route=request.route.path if request.route is not None else None,
-            backend=error.backend,
-            code=error.code,
-            phase=error.phase or None,
-            detail=str(error),
-            duration_ms=events.milliseconds(time.monotonic() - request.arrival.started),
-        )
-    )
-
-
-def _user_id(request: RelayRequest) -> str | None:
-    who: Identification = request.scope["identity"]
-    identity = who.identity
-    return identity.user_id if identity is not None else None
+        answers, self._waiting = self._waiting, []
+        if not answers:
+            return
+        clock = time.time() - time.monotonic()
+        for event, _, ended in answers:
+            event.time = log.timestamp(int((clock + ended) * 1000))
+        self._metrics.http(answers)
+        log.tell(*[event for event, _, _ in answers])

@@ -5,7 +5,6 @@ from __future__ import annotations
 from django.http.response import HttpResponseBase
 
 from relay import access, forwarding
-from relay.http import journal
 from relay.http.client import Request
 from relay.http.exchange import Exchange
 from relay.http.request import RelayRequest
@@ -23,7 +22,7 @@ async def relay(request: RelayRequest) -> HttpResponseBase:
         exchange = await _exchange(request, verdict)
     except BackendError as exc:
         if exc.refusal.status != 503:
-            journal.backend_failed(request, exc)
+            request.runtime.journal.backend_failed(request, exc)
         return refused(request, exc.refusal)
     if len(verdict.backend.urls) > 1:
         request.url = exchange.url.text

@@ -45,7 +45,7 @@ class Event(Struct, kw_only=True, omit_defaults=True, gc=False):
     """What all events share; `relay.live.log.tell` sets the attributes.
 
     Attributes:
-        time: RFC 3339 in UTC, to the millisecond.
+        time: When it happened, if not just now: RFC 3339 in UTC, to the millisecond.
         level: As in `logging`: its name.
         pid: Of the process, if it is one of several workers.
         event: The event's name.
@@ -86,7 +86,8 @@ class _Request(Event, kw_only=True):
     backend: str | None = None
 
     def __post_init__(self) -> None:
-        self.path = without_query(self.path)
+        if "?" in self.path or len(self.path) > _LONGEST_PATH:
+            self.path = without_query(self.path)
 
 
 class HttpRequest(_Request, kw_only=True):

@@ -17,7 +17,7 @@ import stat
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from select import PIPE_BUF
 from typing import Any, TextIO
 
@@ -42,7 +42,7 @@ def fields_of(record: logging.LogRecord) -> dict[str, object]:
     """
     if isinstance(record, EventRecord):
         return record.fields
-    time = log.timestamp(datetime.fromtimestamp(record.created, UTC))
+    time = log.timestamp(int(record.created * 1000))
     fields: dict[str, object] = {"time": time, "level": record.levelname}
     if log.worker_pid is not None:
         fields["pid"] = log.worker_pid

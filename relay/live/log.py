@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
+from time import time
 from typing import Any, cast
 
 from relay.live.events import Event, Trouble
@@ -38,12 +40,12 @@ def is_observed() -> bool:
 
 def tell(*events: Event) -> None:
     """Log events that have just happened, if their level is logged; listeners and the observer hear of them anyway."""
-    time = timestamp(datetime.now(UTC))
+    now = timestamp(int(time() * 1000))
     infos, warnings = logger.isEnabledFor(logging.INFO), logger.isEnabledFor(logging.WARNING)
     logged = []
     for event in events:
         is_warning = event.is_warning
-        event.time = time
+        event.time = event.time or now
         event.event = event.name
         event.level = "WARNING" if is_warning else "INFO"
         if worker_pid is not None:
@@ -59,8 +61,10 @@ def tell(*events: Event) -> None:
         _log(logged)
 
 
-def timestamp(moment: datetime) -> str:
-    """A time in UTC as it is logged: RFC 3339, to the millisecond."""
+@lru_cache(maxsize=2)
+def timestamp(milliseconds: int) -> str:
+    """A time since 1970 as it is logged: RFC 3339 in UTC."""
+    moment = datetime.fromtimestamp(milliseconds / 1000, UTC)
     return f"{moment.isoformat(timespec='milliseconds')[:-6]}Z"
 
 
@@ -88,7 +92,7 @@ class EventHandler(logging.Handler):
 
 def _log(events: Sequence[Event]) -> None:
     """Pass events to the handlers, as `logging.Logger.handle` does for a record."""
-    for handler in _handlers():
+    for handler in handlers():
         if isinstance(handler, EventHandler) and not (handler.level or handler.filters or logger.filters):
             handler.write(events)
             continue
@@ -97,7 +101,7 @@ def _log(events: Sequence[Event]) -> None:
                 handler.handle(record)
 
 
-def _handlers() -> Iterator[logging.Handler]:
+def handlers() -> Iterator[logging.Handler]:
     """The handlers of our logger and of those above it."""
     current: logging.Logger | None = logger
     while current is not None:
