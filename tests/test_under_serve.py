@@ -444,10 +444,14 @@ async def alone(front: Front, worker: int) -> AsyncIterator[None]:
             os.kill(pid, signal.SIGCONT)
 
 
+ANSWERS = 'relay_http_requests_total{backend="main",route="/api/"'
+
+
 async def metric(front: Front, name: str) -> float:
-    """The sum of a metric's samples."""
+    """The sum of a metric's samples; the name may go on into the labels."""
     text = (await front.request("/metrics")).body.decode()
-    return sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(name + "{"))
+    begins = (name + "{", name + ",")
+    return sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(begins))
 
 
 async def test_workers_are_one_gateway(site: served.Site) -> None:
@@ -468,11 +472,13 @@ async def test_workers_are_one_gateway(site: served.Site) -> None:
                 line = await front.logged(lambda line, mine=mine: line.get("request_id") == mine)  # type: ignore[misc]
                 assert line["pid"] == worker
 
+        before = await metric(front, ANSWERS)
+        answers = await asyncio.gather(*(front.request("/api/x", headers=dave) for _ in range(40)))
+        assert {answer.status for answer in answers} == {200}
+
         async def sums_up() -> bool:
-            return (
-                await metric(front, "relay_http_requests_total") >= 2
-                and await metric(front, "relay_websocket_connections") == 6
-            )
+            all_counted = await metric(front, ANSWERS) == before + 40
+            return all_counted and await metric(front, "relay_websocket_connections") == 6
 
         await until(sums_up, 10)
         await command(front, "revoke", "--user-id", "81")

@@ -98,10 +98,14 @@ class Totals:
 
 
 class Metrics(Collector):
-    """The metrics of one process, and the page with those of all. Each serving process has one instance."""
+    """The metrics of one process, and the page with those of all. Each serving process has one instance.
+
+    Attributes:
+        shared: Whether there may be other processes.
+    """
 
     def __init__(self) -> None:
-        self._shared = _SHARED in os.environ
+        self.shared = _SHARED in os.environ
         self._own = own = CollectorRegistry()
 
         def counter(name: str, text: str, *labels: str) -> Counter:
@@ -131,8 +135,8 @@ class Metrics(Collector):
         self._ended = Traffic()  # of closed sockets
         self._counted = list(Traffic())  # the counters' values
         self._latencies = Latencies()
-        self._process = _SharedProcess(own) if self._shared else None
-        if not self._shared:
+        self._process = _SharedProcess(own) if self.shared else None
+        if not self.shared:
             ProcessCollector(registry=own)
 
     # Events, as they happen.
@@ -227,7 +231,7 @@ class Metrics(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """Every metric; backends that are no longer configured are left out of ``relay_backend_up``."""
-        source = MultiProcessCollector(None) if self._shared else self._own  # type: ignore[no-untyped-call]
+        source = MultiProcessCollector(None) if self.shared else self._own  # type: ignore[no-untyped-call]
         for metric in source.collect():
             if metric.name == "relay_backend_up":
                 metric.samples = [s for s in metric.samples if s.labels["backend"] in self._backends]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from hmac import compare_digest
 from ipaddress import ip_address
 
@@ -9,6 +10,7 @@ from django.http import HttpResponse
 from django.http.response import HttpResponseBase
 
 from relay.entry import Arrival
+from relay.http.journal import PAUSE
 from relay.http.request import RelayRequest
 from relay.http.response import refused
 from relay.live.metrics import CONTENT_TYPE
@@ -24,6 +26,8 @@ async def metrics(request: RelayRequest) -> HttpResponseBase:
     """The metrics of all worker processes; 401 or 403 for clients that may not see them."""
     if refusal := _refusal(request):
         return refused(request, refusal)
+    if request.runtime.metrics.shared:
+        await asyncio.sleep(2 * PAUSE)  # by then, the other workers too have counted whatever ended before
     request.runtime.flush_metrics()
     response = HttpResponse(request.runtime.metrics.render(), content_type=CONTENT_TYPE)
     response["Cache-Control"] = "no-store"
