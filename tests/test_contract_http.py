@@ -79,7 +79,7 @@ async def test_djangos_own_pages_carry_the_request_id(
     """Sections 4 and 9: every response carries X-Request-ID, and has its line; nobody can write tracebacks there."""
     answer = await gateway.request(target)
     assert answer.status == status
-    await until(lambda: not gateway.host.applications)
+    await until(lambda: events.all)
     line = events.one("http.request")
     assert (line["request_id"], line["path"], line["status"]) == (answer.get("x-request-id"), target, status)
     assert line["bytes_to_client"] == len(answer.body)
