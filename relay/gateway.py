@@ -224,6 +224,5 @@ def _as_the_client_sees_it(scope: Scope, arrival: Arrival) -> Scope:
         "client": [arrival.client, 0],
         # Under stock Daphne, any client can set it with a header.
         "root_path": scope.get("root_path", "") if ours else "",
-        "identity": NOBODY,
     }
     return scope | client_view

@@ -15,9 +15,6 @@ if TYPE_CHECKING:
 CLIENT_LEFT = 499
 """Logged as the status if the client left before there was one (nginx's number; it is never sent)."""
 
-PAUSE = 0.01
-"""Seconds between two looks at what has ended."""
-
 
 class Journal:
     """One per process.
@@ -26,7 +23,7 @@ class Journal:
     in between other work. A warning is logged at once, after what is waiting.
     """
 
-    def __init__(self, metrics: Metrics, pause: float = PAUSE) -> None:
+    def __init__(self, metrics: Metrics, pause: float = turn.PAUSE) -> None:
         self._metrics = metrics
         self._waiting: list[Answer] = []
         self._flush_soon = turn.AtEnd(self.flush, pause)
@@ -35,6 +32,7 @@ class Journal:
         """Log and count a request that has ended in any way."""
         arrival, route, refusal = request.arrival, request.route, request.refusal
         identity = request.identification.identity
+        user_id = identity.user_id if identity is not None else None
         ended = time.monotonic()
         seconds = ended - arrival.started
         at_once = log.is_observed()
@@ -44,7 +42,7 @@ class Journal:
             event = events.HttpRefused(
                 request_id=arrival.request_id,
                 client=arrival.client,
-                user_id=identity.user_id if identity is not None else None,
+                user_id=user_id,
                 method=request.method,
                 path=request.path,
                 route=path,
@@ -59,7 +57,7 @@ class Journal:
             event = events.HttpRequest(
                 request_id=arrival.request_id,
                 client=arrival.client,
-                user_id=identity.user_id if identity is not None else None,
+                user_id=user_id,
                 method=request.method,
                 path=request.path,
                 route=path,

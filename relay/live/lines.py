@@ -130,13 +130,10 @@ def printable(text: str) -> str:
     return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
-_PAUSE = 0.01  # seconds
-
-
 class StdoutHandler(log.EventHandler):
     """Writes lines to stdout, and survives its loss.
 
-    Events are written together: at the end of a turn of the event loop, but only every `_PAUSE` seconds, as a write
+    Events are written together: at the end of a turn of the event loop, but only every `turn.PAUSE` seconds, as a write
     costs more than the lines of a turn. A warning, and any other record, goes out at once, after what is waiting.
 
     A full pipe blocks the writer, as in any program: no line is lost. The loss of stdout is reported once on stderr,
@@ -148,7 +145,7 @@ class StdoutHandler(log.EventHandler):
         super().__init__()
         self._told = False
         self._waiting: deque[Event] = deque()
-        self._flush_at_end = turn.AtEnd(self.flush, _PAUSE)
+        self._flush_at_end = turn.AtEnd(self.flush, turn.PAUSE)
 
     def write(self, events: Sequence[Event]) -> None:
         self._waiting.extend(events)

@@ -6,6 +6,9 @@ import asyncio
 import time
 from collections.abc import Callable
 
+PAUSE = 0.01
+"""Seconds for which counts and lines of the log wait for others, under load."""
+
 
 class AtEnd:
     """Calls a function once, after everything that is ready now has run, however often it is requested in that turn.

@@ -10,10 +10,10 @@ from django.http import HttpResponse
 from django.http.response import HttpResponseBase
 
 from relay.entry import Arrival
-from relay.http.journal import PAUSE
 from relay.http.request import RelayRequest
 from relay.http.response import refused
 from relay.live.metrics import CONTENT_TYPE
+from relay.live.turn import PAUSE
 from relay.pages.methods import only
 from relay.refusals import Refusal
 from relay.typing import RawHeaders
