@@ -20,7 +20,6 @@ from relay import access, door
 from relay.entry import Arrival, arrive, field
 from relay.http import cors
 from relay.http.handler import RelayHandler
-from relay.http.journal import CLIENT_LEFT
 from relay.http.request import ClientGone, RelayRequest, RequestBody
 from relay.identity.middleware import IdentityMiddleware
 from relay.identity.model import NOBODY
@@ -121,18 +120,12 @@ class Gateway:
 
     async def _ask_django(self, scope: Scope, receive: Receive, send: Send, arrival: Arrival) -> None:
         """Serve the admin and its files; a body larger than `LARGEST_FORM` is refused."""
-        scope["identity"] = NOBODY
-        request = RelayRequest(scope, receive, self.runtime)
-        answer = _DjangosAnswer(request, send)
+        sent = _with_request_id(send, arrival)
         try:
-            request.limited_body(LARGEST_FORM)
-            await self._django(_as_the_client_sees_it(scope, arrival), receive, answer)  # type: ignore[arg-type]
+            RelayRequest(scope, receive, self.runtime).limited_body(LARGEST_FORM)
+            await self._django(_as_the_client_sees_it(scope, arrival), receive, sent)  # type: ignore[arg-type]
         except Refused as exc:
-            request.refusal = exc.refusal
             await self._refuse(scope, receive, send, exc.refusal)
-        finally:
-            if request.refusal is None:
-                self.runtime.journal.answered(request, answer.status)
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send, refusal: Refusal) -> None:
         """Refuse a request or handshake before authentication."""
@@ -196,21 +189,15 @@ class _DjangoHandler(ASGIHandler):
             raise RequestAborted from None
 
 
-class _DjangosAnswer:
-    """Adds X-Request-ID to Django's response (contract, section 4), and takes notes for the log."""
+def _with_request_id(send: Send, arrival: Arrival) -> Send:
+    """Add X-Request-ID to Django's responses (contract, section 4)."""
 
-    def __init__(self, request: RelayRequest, send: Send) -> None:
-        self._request, self._send = request, send
-        self.status = CLIENT_LEFT
-
-    async def __call__(self, message: Message) -> None:
+    async def sent(message: Message) -> None:
         if message["type"] == "http.response.start":
-            request_id = (b"x-request-id", self._request.arrival.request_id.encode())
-            message = {**message, "headers": [*message["headers"], request_id]}
-            self.status = message["status"]
-        else:
-            self._request.bytes_to_client += len(message.get("body", b""))
-        await self._send(message)
+            message = {**message, "headers": [*message["headers"], (b"x-request-id", arrival.request_id.encode())]}
+        await send(message)
+
+    return sent
 
 
 def _as_the_client_sees_it(scope: Scope, arrival: Arrival) -> Scope:
@@ -224,5 +211,6 @@ def _as_the_client_sees_it(scope: Scope, arrival: Arrival) -> Scope:
         "client": [arrival.client, 0],
         # Under stock Daphne, any client can set it with a header.
         "root_path": scope.get("root_path", "") if ours else "",
+        "identity": NOBODY,
     }
     return scope | client_view

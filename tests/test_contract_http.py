@@ -74,15 +74,12 @@ async def test_refusals(
     ],
 )
 async def test_djangos_own_pages_carry_the_request_id(
-    gateway: stack.Stack, events: Events, caplog: pytest.LogCaptureFixture, target: str, status: int
+    gateway: stack.Stack, caplog: pytest.LogCaptureFixture, target: str, status: int
 ) -> None:
-    """Sections 4 and 9: every response carries X-Request-ID, and has its line; nobody can write tracebacks there."""
+    """Section 4: every response carries X-Request-ID; and nobody can write tracebacks into the log."""
     answer = await gateway.request(target)
     assert answer.status == status
-    await until(lambda: events.all)
-    line = events.one("http.request")
-    assert (line["request_id"], line["path"], line["status"]) == (answer.get("x-request-id"), target, status)
-    assert line["bytes_to_client"] == len(answer.body)
+    assert answer.get("x-request-id")
     assert "Traceback" not in caplog.text
 
 
@@ -127,9 +124,9 @@ async def test_a_form_of_the_admin_reaches_django_whole(gateway: stack.Stack, ch
 
 
 async def test_a_client_that_leaves_inside_its_form_leaves_nothing_open(
-    gateway: stack.Stack, events: Events, monkeypatch: pytest.MonkeyPatch
+    gateway: stack.Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Django's own reader of bodies would leave a temporary file open; each such request has its line."""
+    """Django's own reader of bodies would leave a temporary file open."""
     unraised: list[object] = []
     monkeypatch.setattr(sys, "unraisablehook", unraised.append)
     for _ in range(3):
@@ -140,8 +137,6 @@ async def test_a_client_that_leaves_inside_its_form_leaves_nothing_open(
         await until(lambda: not gateway.host.applications)
     gc.collect()
     assert unraised == []
-    await until(lambda: len(events.all) == 3)
-    assert {line["status"] for line in events.named("http.request")} == {499}
 
 
 async def garbage(seen: Seen, reader: Reader, writer: Writer) -> None:
