@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from relay.routing.snapshot import Rate
 from relay.shared.book import Ask, Book
 from relay.shared.link import Unreachable
-from relay.shared.redis_book import PREFIX, RedisBook, RedisLine
+from relay.shared.redis_book import LEASE, PREFIX, RedisBook, RedisLine
 from tests import servers
 
 RATE = Rate(1, 3600.0, 2)
@@ -31,6 +31,12 @@ Kind = Callable[[str], AbstractAsyncContextManager[Asking]]
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Redis]:
     with servers.redis(tmp_path_factory.mktemp("redis")) as it:
         yield it
+
+
+@pytest.fixture(autouse=True)
+def nothing_in_it(server: servers.Redis) -> None:
+    """Whatever test came before."""
+    asyncio.run(flush(server.url))
 
 
 @asynccontextmanager
@@ -66,6 +72,16 @@ async def in_redis(url: str) -> AsyncIterator[Asking]:
 async def flush(url: str) -> None:
     async with redis.asyncio.Redis.from_url(url) as client:
         await client.flushall()
+
+
+@asynccontextmanager
+async def dialled(server: servers.Redis, rate: Rate = RATE, lease: float = LEASE) -> AsyncIterator[RedisLine]:
+    """A process's connection to the book in Redis."""
+    line = await RedisBook(server.url, rate, lease).dial()
+    try:
+        yield line
+    finally:
+        await line.close()
 
 
 async def keys(url: str) -> dict[str, int]:
@@ -141,73 +157,60 @@ def test_both_books_say_the_same(server: servers.Redis, steps: list[Step]) -> No
 
 async def test_redis_fills_a_bucket_as_time_goes_by(server: servers.Redis) -> None:
     """By its own clock: machines need not agree on the time."""
-    await flush(server.url)
-    line = await RedisBook(server.url, Rate(20, 1.0, 1)).dial()
     ask: Ask = ("take", "client")
-    assert await line.exchange([("clear",), ask]) == [0, 0]
-    (wait,) = await line.exchange([ask])
-    assert 0 < wait <= 0.05
-    await asyncio.sleep(wait)
-    assert await line.exchange([ask]) == [0]
-    await line.close()
+    async with dialled(server, Rate(20, 1.0, 1)) as line:
+        assert await line.exchange([("clear",), ask]) == [0, 0]
+        (wait,) = await line.exchange([ask])
+        assert 0 < wait <= 0.05
+        await asyncio.sleep(wait)
+        assert await line.exchange([ask]) == [0]
 
 
 async def test_a_rate_beyond_the_clock_is_no_error(server: servers.Redis) -> None:
     """A bucket that is full again at once need not be kept, but Redis wants to hear of a time."""
-    line = await RedisBook(server.url, Rate(10**9, 1.0, 10**9)).dial()
-    assert await line.exchange([("clear",), ("take", "client"), ("take", "client")]) == [0, 0, 0]
-    await line.close()
+    async with dialled(server, Rate(10**9, 1.0, 10**9)) as line:
+        assert await line.exchange([("clear",), ("take", "client"), ("take", "client")]) == [0, 0, 0]
 
 
 async def test_what_a_dead_process_held_is_free_soon(server: servers.Redis) -> None:
     """Its lease runs out, if nobody renews it: a machine that lost its power says no goodbye."""
-    await flush(server.url)
-    dead = await RedisBook(server.url, RATE, lease=0.1).dial()
-    alive = await RedisBook(server.url, RATE).dial()
-    assert await dead.exchange([("clear",), ("hold", "here", 1, 1)]) == [0, 0]
-    assert await alive.exchange([("clear",), ("hold", "here", 1, 1)]) == [0, 1]
-    async with asyncio.timeout(10):
-        while await alive.exchange([("hold", "here", 1, 1)]) != [0]:
-            pass
-    await dead.close()
-    await alive.close()
+    async with dialled(server, lease=0.1) as dead, dialled(server) as alive:
+        assert await dead.exchange([("clear",), ("hold", "here", 1, 1)]) == [0, 0]
+        assert await alive.exchange([("clear",), ("hold", "here", 1, 1)]) == [0, 1]
+        async with asyncio.timeout(10):
+            while await alive.exchange([("hold", "here", 1, 1)]) != [0]:
+                pass
 
 
 async def test_a_lease_is_renewed_by_a_word(server: servers.Redis) -> None:
     """An empty batch is one."""
-    await flush(server.url)
-    book = RedisBook(server.url, RATE, lease=60)
-    line = await book.dial()
-    assert await line.exchange([("clear",), ("hold", "here", 1, 1)]) == [0, 0]
-    async with redis.asyncio.Redis.from_url(server.url) as client:
-        for key in await client.keys():
-            await client.pexpire(key, 1000)
-    assert await line.exchange([]) == []
-    assert all(left > 50_000 for left in (await keys(server.url)).values())
-    await line.close()
+    async with dialled(server, lease=60) as line:
+        assert await line.exchange([("clear",), ("hold", "here", 1, 1)]) == [0, 0]
+        async with redis.asyncio.Redis.from_url(server.url) as client:
+            for key in await client.keys():
+                await client.pexpire(key, 1000)
+        assert await line.exchange([]) == []
+        assert all(left > 50_000 for left in (await keys(server.url)).values())
 
 
 @pytest.mark.parametrize("asks", [[], [("take", "c")], [("hold", "here", 1, 1)]], ids=["a beat", "take", "hold"])
 async def test_redis_that_has_forgotten_us_says_so(server: servers.Redis, asks: list[Ask]) -> None:
     """It was restarted or flushed, or we slept: it has to be told all again before its answers mean anything."""
-    line = await RedisBook(server.url, RATE).dial()
-    assert await line.exchange([("clear",)]) == [0]
-    await flush(server.url)
-    with pytest.raises(Unreachable, match="lost its data"):
-        await line.exchange(asks)
-    await line.close()
+    async with dialled(server) as line:
+        assert await line.exchange([("clear",)]) == [0]
+        await flush(server.url)
+        with pytest.raises(Unreachable, match="lost its data"):
+            await line.exchange(asks)
 
 
 async def test_nothing_stays_in_redis_for_good(server: servers.Redis) -> None:
     """Every key has its end, and belongs to us."""
-    await flush(server.url)
-    line = await RedisBook(server.url, RATE).dial()
-    await line.exchange([("clear",), ("hold", "here", 1, 1), ("take", "client")])
-    left = await keys(server.url)
+    async with dialled(server) as line:
+        await line.exchange([("clear",), ("hold", "here", 1, 1), ("take", "client")])
+        left = await keys(server.url)
     assert len(left) == 3
     assert all(key.startswith(f"{PREFIX}:") for key in left)
     assert all(milliseconds > 0 for milliseconds in left.values())
-    await line.close()
 
 
 async def test_redis_that_is_not_there(tmp_path: Path) -> None:
