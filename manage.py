@@ -6,15 +6,17 @@ import signal
 import sys
 from types import FrameType
 
+# Not sys.exit in signal handlers: inside a destructor or a module's import, its exception can get lost.
+
 
 def call_off(number: int, frame: FrameType | None) -> None:
     """Exit with 0, as `serve` does after a signal: there is nothing to drain yet."""
-    sys.exit(0)
+    os._exit(0)
 
 
 def end(number: int, frame: FrameType | None) -> None:
     """Exit as any other process does on SIGTERM."""
-    sys.exit(128 + number)
+    os._exit(128 + number)
 
 
 def main() -> None:

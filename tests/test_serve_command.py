@@ -193,6 +193,24 @@ def test_a_signal_while_it_starts(site: served.Site, number: signal.Signals, wor
     assert (process.returncode, said) == (0, b"")
 
 
+@pytest.mark.parametrize(("handler", "status"), [("call_off", 0), ("end", 128 + signal.SIGTERM)])
+def test_a_signal_inside_a_destructor(handler: str, status: int) -> None:
+    """Python ignores what is raised there; imports run some thousand of them."""
+    code = f"""
+import manage, os, signal
+
+class Last:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+signal.signal(signal.SIGTERM, manage.{handler})
+Last()
+raise SystemExit("the signal was lost")
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=served.ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (status, "")
+
+
 def test_a_container_that_is_stopped_before_it_serves(site: served.Site) -> None:
     """Its first process is process 1, and the kernel gives that one no signal that it has not asked for."""
     command = [sys.executable, str(served.ROOT / "manage.py"), "import_config", "-"]  # which waits for its input
