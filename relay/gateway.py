@@ -20,6 +20,7 @@ from relay import access, door
 from relay.entry import Arrival, arrive, field
 from relay.http import cors
 from relay.http.handler import RelayHandler
+from relay.http.journal import CLIENT_LEFT
 from relay.http.request import ClientGone, RelayRequest, RequestBody
 from relay.identity.middleware import IdentityMiddleware
 from relay.identity.model import NOBODY
@@ -120,12 +121,18 @@ class Gateway:
 
     async def _ask_django(self, scope: Scope, receive: Receive, send: Send, arrival: Arrival) -> None:
         """Serve the admin and its files; a body larger than `LARGEST_FORM` is refused."""
-        sent = _with_request_id(send, arrival)
+        scope["identity"] = NOBODY
+        request = RelayRequest(scope, receive, self.runtime)
+        answer = _DjangosAnswer(request, send)
         try:
-            RelayRequest(scope, receive, self.runtime).limited_body(LARGEST_FORM)
-            await self._django(_as_the_client_sees_it(scope, arrival), receive, sent)  # type: ignore[arg-type]
+            request.limited_body(LARGEST_FORM)
+            await self._django(_as_the_client_sees_it(scope, arrival), receive, answer)  # type: ignore[arg-type]
         except Refused as exc:
-            await self._refuse(scope, receive, send, exc.refusal)
+            return await self._refuse(scope, receive, send, exc.refusal)
+        except BaseException:
+            self.runtime.journal.answered_by_django(request, answer.status)
+            raise
+        self.runtime.journal.answered_by_django(request, answer.status)
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send, refusal: Refusal) -> None:
         """Refuse a request or handshake before authentication."""
@@ -189,15 +196,21 @@ class _DjangoHandler(ASGIHandler):
             raise RequestAborted from None
 
 
-def _with_request_id(send: Send, arrival: Arrival) -> Send:
-    """Add X-Request-ID to Django's responses (contract, section 4)."""
+class _DjangosAnswer:
+    """Adds X-Request-ID to Django's response (contract, section 4), and takes notes for the log."""
 
-    async def sent(message: Message) -> None:
+    def __init__(self, request: RelayRequest, send: Send) -> None:
+        self._request, self._send = request, send
+        self.status = CLIENT_LEFT
+
+    async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            message = {**message, "headers": [*message["headers"], (b"x-request-id", arrival.request_id.encode())]}
-        await send(message)
-
-    return sent
+            request_id = (b"x-request-id", self._request.arrival.request_id.encode())
+            message = {**message, "headers": [*message["headers"], request_id]}
+            self.status = message["status"]
+        else:
+            self._request.bytes_to_client += len(message.get("body", b""))
+        await self._send(message)
 
 
 def _as_the_client_sees_it(scope: Scope, arrival: Arrival) -> Scope:
@@ -211,6 +224,5 @@ def _as_the_client_sees_it(scope: Scope, arrival: Arrival) -> Scope:
         "client": [arrival.client, 0],
         # Under stock Daphne, any client can set it with a header.
         "root_path": scope.get("root_path", "") if ours else "",
-        "identity": NOBODY,
     }
     return scope | client_view

@@ -73,13 +73,17 @@ async def test_refusals(
         pytest.param("/gateway/static/nowhere.css", 404, id="a static file that is not there"),
     ],
 )
-async def test_djangos_own_pages_carry_the_request_id(
-    gateway: stack.Stack, caplog: pytest.LogCaptureFixture, target: str, status: int
+async def test_djangos_own_pages_have_a_request_id_and_a_line(
+    gateway: stack.Stack, events: Events, caplog: pytest.LogCaptureFixture, target: str, status: int
 ) -> None:
-    """Section 4: every response carries X-Request-ID; and nobody can write tracebacks into the log."""
-    answer = await gateway.request(target)
+    """Sections 4 and 9; they are no traffic; and nobody can write tracebacks into the log."""
+    answer = await gateway.request(f"{target}?token=eyJ")
     assert answer.status == status
-    assert answer.get("x-request-id")
+    await until(lambda: events.all)
+    line = events.one("http.request")
+    assert (line["request_id"], line["path"], line["status"]) == (answer.get("x-request-id"), target, status)
+    assert line["bytes_to_client"] == len(answer.body)
+    assert gateway.runtime.metrics.totals().requests == 0
     assert "Traceback" not in caplog.text
 
 
@@ -124,9 +128,9 @@ async def test_a_form_of_the_admin_reaches_django_whole(gateway: stack.Stack, ch
 
 
 async def test_a_client_that_leaves_inside_its_form_leaves_nothing_open(
-    gateway: stack.Stack, monkeypatch: pytest.MonkeyPatch
+    gateway: stack.Stack, events: Events, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Django's own reader of bodies would leave a temporary file open."""
+    """Django's own reader of bodies would leave a temporary file open. Each such request has its line."""
     unraised: list[object] = []
     monkeypatch.setattr(sys, "unraisablehook", unraised.append)
     for _ in range(3):
@@ -137,6 +141,7 @@ async def test_a_client_that_leaves_inside_its_form_leaves_nothing_open(
         await until(lambda: not gateway.host.applications)
     gc.collect()
     assert unraised == []
+    assert [line["status"] for line in events.named("http.request")] == [499] * 3
 
 
 async def garbage(seen: Seen, reader: Reader, writer: Writer) -> None:

@@ -3,7 +3,7 @@
 ====================  =======  ==========================================================================
 event                 level    when
 ====================  =======  ==========================================================================
-``http.request``      INFO     a request was answered, by the backend or by one of our pages
+``http.request``      INFO     a request was answered: by the backend, one of our pages or the admin
 ``http.refused``      INFO     a request was refused; WARNING if the status is 5xx
 ``ws.open``           INFO     a WebSocket was accepted
 ``ws.close``          INFO     a WebSocket ended: the summary of its life
