@@ -121,18 +121,17 @@ class Gateway:
 
     async def _ask_django(self, scope: Scope, receive: Receive, send: Send, arrival: Arrival) -> None:
         """Serve the admin and its files; a body larger than `LARGEST_FORM` is refused."""
-        scope["identity"] = NOBODY
         request = RelayRequest(scope, receive, self.runtime)
         answer = _DjangosAnswer(request, send)
         try:
             request.limited_body(LARGEST_FORM)
             await self._django(_as_the_client_sees_it(scope, arrival), receive, answer)  # type: ignore[arg-type]
         except Refused as exc:
-            return await self._refuse(scope, receive, send, exc.refusal)
-        except BaseException:
-            self.runtime.journal.answered_by_django(request, answer.status)
-            raise
-        self.runtime.journal.answered_by_django(request, answer.status)
+            request.refusal = exc.refusal
+            await self._refuse(scope, receive, send, exc.refusal)
+        finally:
+            if request.refusal is None:
+                self.runtime.journal.answered_by_django(request, answer.status)
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send, refusal: Refusal) -> None:
         """Refuse a request or handshake before authentication."""
@@ -224,5 +223,6 @@ def _as_the_client_sees_it(scope: Scope, arrival: Arrival) -> Scope:
         "client": [arrival.client, 0],
         # Under stock Daphne, any client can set it with a header.
         "root_path": scope.get("root_path", "") if ours else "",
+        "identity": NOBODY,
     }
     return scope | client_view

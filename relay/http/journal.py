@@ -30,11 +30,46 @@ class Journal:
 
     def answered(self, request: RelayRequest, status: int) -> None:
         """Log and count a request that has ended in any way."""
+        arrival, route, refusal = request.arrival, request.route, request.refusal
+        identity = request.identification.identity
+        user_id = identity.user_id if identity is not None else None
         ended = time.monotonic()
-        seconds = ended - request.arrival.started
-        event = _event(request, status, seconds)
+        seconds = ended - arrival.started
+        at_once = log.is_observed()
+        path, backend = (route.path, route.backend) if route is not None else (None, None)
+        event: events.HttpRequest | events.HttpRefused
+        if refusal is not None:
+            event = events.HttpRefused(
+                request_id=arrival.request_id,
+                client=arrival.client,
+                user_id=user_id,
+                method=request.method,
+                path=request.path,
+                route=path,
+                backend=backend,
+                status=status,
+                code=refusal.code,
+                detail=refusal.detail,
+                duration_ms=events.milliseconds(seconds),
+            )
+            at_once = at_once or event.is_warning
+        else:
+            event = events.HttpRequest(
+                request_id=arrival.request_id,
+                client=arrival.client,
+                user_id=user_id,
+                method=request.method,
+                path=request.path,
+                route=path,
+                backend=backend,
+                url=request.url,
+                status=status,
+                duration_ms=events.milliseconds(seconds),
+                bytes_to_backend=request.bytes_to_backend,
+                bytes_to_client=request.bytes_to_client,
+            )
         self._waiting.append((event, seconds, ended))
-        if event.is_warning or log.is_observed():
+        if at_once:
             self.flush()
         elif len(self._waiting) == 1:
             self._flush_soon()
@@ -42,7 +77,18 @@ class Journal:
     def answered_by_django(self, request: RelayRequest, status: int) -> None:
         """Log a request for the admin, after what is waiting; whoever watches the traffic there is no part of it."""
         self.flush()
-        log.tell(_event(request, status, time.monotonic() - request.arrival.started))
+        log.tell(
+            events.HttpRequest(
+                request_id=request.arrival.request_id,
+                client=request.arrival.client,
+                method=request.method,
+                path=request.path,
+                status=status,
+                duration_ms=events.milliseconds(time.monotonic() - request.arrival.started),
+                bytes_to_backend=0,
+                bytes_to_client=request.bytes_to_client,
+            )
+        )
 
     def backend_failed(self, request: RelayRequest, error: BackendError) -> None:
         """Log the exact cause of a backend's failure, after what is waiting."""
@@ -72,38 +118,3 @@ class Journal:
             event.time = log.timestamp(int((clock + ended) * 1000))
         self._metrics.http(answers)
         log.tell(*[event for event, _, _ in answers])
-
-
-def _event(request: RelayRequest, status: int, seconds: float) -> events.HttpRequest | events.HttpRefused:
-    arrival, route, refusal = request.arrival, request.route, request.refusal
-    identity = request.identification.identity
-    user_id = identity.user_id if identity is not None else None
-    path, backend = (route.path, route.backend) if route is not None else (None, None)
-    if refusal is not None:
-        return events.HttpRefused(
-            request_id=arrival.request_id,
-            client=arrival.client,
-            user_id=user_id,
-            method=request.method,
-            path=request.path,
-            route=path,
-            backend=backend,
-            status=status,
-            code=refusal.code,
-            detail=refusal.detail,
-            duration_ms=events.milliseconds(seconds),
-        )
-    return events.HttpRequest(
-        request_id=arrival.request_id,
-        client=arrival.client,
-        user_id=user_id,
-        method=request.method,
-        path=request.path,
-        route=path,
-        backend=backend,
-        url=request.url,
-        status=status,
-        duration_ms=events.milliseconds(seconds),
-        bytes_to_backend=request.bytes_to_backend,
-        bytes_to_client=request.bytes_to_client,
-    )
