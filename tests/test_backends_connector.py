@@ -104,7 +104,7 @@ async def test_a_timeout_is_told_from_an_unreachable_backend():
             await it.connect(silent, asyncio.Protocol)
         assert caught.value.phase == "tls"
         with pytest.raises(BackendUnreachable):
-            await it.connect(Backend("main", (*silent.urls, DEAD), connect_timeout=0.05), asyncio.Protocol)
+            await it.connect(Backend("main", (*silent.urls, DEAD), connect_timeout=0.5), asyncio.Protocol)
 
 
 # Health

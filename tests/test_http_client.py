@@ -660,7 +660,7 @@ async def test_a_slow_client_is_no_slow_backend():
     go = asyncio.Event()
 
     async def slow_body() -> AsyncIterator[bytes]:
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.4)
         yield b"late"
 
     async def talk(peer):
@@ -670,9 +670,9 @@ async def test_a_slow_client_is_no_slow_backend():
         peer.send(b"cd")
 
     async with raw_backend(talk) as backend, http_client() as client:
-        configured = backend.configured(read_timeout=0.05)
+        configured = backend.configured(read_timeout=0.3)
         answer = await ask(client, configured, "POST", body=slow_body(), length=4)
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.4)
         go.set()
         assert await body_of(answer) == b"abcd"
 

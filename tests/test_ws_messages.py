@@ -267,13 +267,13 @@ async def test_a_backend_that_does_not_answer_the_close_is_cut() -> None:
 @on_both_loops
 async def test_the_backend_is_pinged_and_may_vanish() -> None:
     """The client's side is the server's to ping."""
-    async with relayed(limits=Limits(ping=0.05, pong=0.2)) as it:
+    async with relayed(limits=Limits(ping=0.05, pong=0.8)) as it:
         ping = await it.backend.next()
         assert ping.opcode == PING
         it.backend.send(PONG, ping.payload)
         assert (await it.backend.next()).opcode == PING
         assert (await it.server.next())["code"] == 1014
-        assert "0.2 s of a ping" in (await it.closed()).detail
+        assert "0.8 s of a ping" in (await it.closed()).detail
 
 
 @on_both_loops
