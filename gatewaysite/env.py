@@ -73,7 +73,7 @@ def read(variables: Mapping[str, str], base: Path) -> tuple[SiteSettings, RelayS
         log_format=reader.choice("LOG_FORMAT", ("json", "console"), ""),
         log_level=reader.choice("LOG_LEVEL", LOG_LEVELS, _DEFAULTS.log_level),
         metrics_token=reader.text("METRICS_TOKEN"),
-        redis_url=_url(reader, "REDIS_URL", ("redis", "rediss", "unix")),
+        redis_url=_redis_url(reader, "REDIS_URL"),
         traces=_traces(reader),
     )
     if relay.demo and not debug:
@@ -224,6 +224,27 @@ def _url(reader: Reader, name: str, schemes: tuple[str, ...], *, logs_in: bool =
     return value
 
 
+def _redis_url(reader: Reader, name: str) -> str:
+    earlier = len(reader.problems)
+    value = _url(reader, name, ("redis", "rediss", "unix"))
+    if not value or len(reader.problems) > earlier:
+        return value
+    import redis  # takes a while, and few need it
+
+    path = urlsplit(value).path.strip("/")
+    try:
+        if path and not path.isdecimal() and not value.startswith("unix:"):
+            raise ValueError("the path is not the number of a database")
+        redis.ConnectionPool.from_url(value).make_connection()  # which does not connect yet
+    except TypeError:
+        reader.problems.append(
+            f"{name}: has an option that the client does not know; write for example redis://host:6379/0"
+        )
+    except (ValueError, redis.RedisError) as exc:
+        reader.problems.append(f"{name}: {str(exc).rstrip('.')}; write for example redis://host:6379/0")
+    return value
+
+
 def _traces(reader: Reader) -> dict[str, str]:
     """OpenTelemetry's variables, for its SDK to read; empty if no traces are sent."""
     common = _url(reader, "OTEL_EXPORTER_OTLP_ENDPOINT", ("http", "https"))
@@ -287,6 +308,8 @@ def _database(reader: Reader, base: Path) -> dict[str, Any]:
     elif config["ENGINE"] == "django.db.backends.postgresql":
         # A network that swallows packets must not block the watcher for minutes (libpq; seconds, milliseconds).
         config["OPTIONS"] = {"connect_timeout": 5, "tcp_user_timeout": 5000, **config.get("OPTIONS", {})}
+        if not config["NAME"] and "service" not in config["OPTIONS"]:
+            reader.problems.append("DATABASE_URL: names no database; use postgres://user:password@host/name")
     return config
 
 
